@@ -1,0 +1,194 @@
+"""The study folder: files that are either whole or absent, and stages that are either done or continued.
+
+Works on any pyarrow filesystem. Locally a file is written beside its name as `.part` and renamed; an object store
+shows a file only once it is closed. A stage is done when its manifest, written last, carries its fingerprint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from affinity_service.errors import UserError
+
+SCHEMA_VERSION = 1
+
+
+def fingerprint(content: Any) -> str:
+    """Hex digest (128 bits) of anything JSON can hold, independent of the order of keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """Names below one root; names use `/` whatever the storage. Cheap to pickle, so actors receive it as it is."""
+
+    root: str
+    _filesystem: dict[str, fs.FileSystem] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def at(cls, location: str | Path) -> StudyFolder:
+        text = str(location)
+        if "://" not in text:
+            text = str(Path(text).expanduser().absolute())
+        return cls(text.rstrip("/"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (StudyFolder, (self.root,))
+
+    @property
+    def is_local(self) -> bool:
+        return "://" not in self.root
+
+    @property
+    def filesystem(self) -> fs.FileSystem:
+        if "fs" not in self._filesystem:
+            if self.is_local:
+                self._filesystem["fs"] = fs.SubTreeFileSystem(self.root, fs.LocalFileSystem())
+            else:
+                try:
+                    filesystem, base = fs.FileSystem.from_uri(self.root)
+                except (pa.ArrowException, OSError) as error:
+                    raise UserError(f"study {self.root}: not a storage that pyarrow can open: {error}") from error
+                self._filesystem["fs"] = fs.SubTreeFileSystem(base, filesystem)
+        return self._filesystem["fs"]
+
+    def exists(self, name: str) -> bool:
+        return self.filesystem.get_file_info(name).type == fs.FileType.File
+
+    def sizes(self, names: Sequence[str]) -> dict[str, int]:
+        """Bytes per file that exists."""
+        infos = self.filesystem.get_file_info(list(names)) if names else []
+        return {info.path: info.size for info in infos if info.type == fs.FileType.File}
+
+    def list(self, prefix: str, suffix: str = "") -> list[str]:
+        """Finished files whose names begin with `prefix` (a folder ends in `/`), sorted."""
+        folder = prefix.rsplit("/", 1)[0] if "/" in prefix else ""
+        selector = fs.FileSelector(folder, allow_not_found=True, recursive=True)
+        return sorted(
+            info.path
+            for info in self.filesystem.get_file_info(selector)
+            if info.type == fs.FileType.File
+            and info.path.startswith(prefix)
+            and info.path.endswith(suffix)
+            and not info.path.endswith(".part")
+        )
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[pa.NativeFile]:
+        """An output stream whose file appears under `name` only when the block ends without an error."""
+        if not self.is_local:
+            with self.filesystem.open_output_stream(name) as stream:
+                yield stream
+            return
+        target = Path(self.root, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # The process id keeps two writers of one shard apart: a restarted actor may meet its predecessor's file.
+        part = target.with_name(f"{target.name}.{os.getpid()}.part")
+        try:
+            with pa.OSFile(str(part), "wb") as stream:
+                yield stream
+            os.replace(part, target)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        with self.writing(name) as stream:
+            stream.write(content)
+
+    def read_bytes(self, name: str) -> bytes:
+        with self.filesystem.open_input_stream(name) as stream:
+            return stream.read()
+
+    def write_json(self, name: str, content: Any) -> None:
+        self.write_bytes(name, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+    def read_json(self, name: str) -> Any:
+        try:
+            return json.loads(self.read_bytes(name))
+        except FileNotFoundError as error:
+            raise UserError(f"study {self.root}: `{name}` is missing; run the study first") from error
+        except ValueError as error:
+            raise UserError(f"study {self.root}: `{name}` is not valid JSON: {error}") from error
+
+    def local_path(self, name: str) -> Path:
+        """A path to memory-map: the file itself, or a copy that a remote storage's file is fetched to once."""
+        if self.is_local:
+            return Path(self.root, name)
+        cache = Path(tempfile.gettempdir(), f"affinity-cache-{os.getuid()}", fingerprint(self.root))
+        info = self.filesystem.get_file_info(name)
+        copy = cache / f"{name}.{info.mtime_ns or 0}.{info.size}"
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            part = copy.with_name(f"{copy.name}.{os.getpid()}.part")
+            with self.filesystem.open_input_stream(name) as source, part.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 22)
+            os.replace(part, copy)
+        return copy
+
+    def delete(self, prefix: str) -> None:
+        """Remove a file, or everything below a folder named with a trailing `/`."""
+        if prefix.endswith("/"):
+            self.filesystem.delete_dir_contents(prefix.rstrip("/"), missing_dir_ok=True)
+        elif self.exists(prefix):
+            self.filesystem.delete_file(prefix)
+
+    # --- stages ---------------------------------------------------------------------------------------------
+
+    def manifest(self, stage: str) -> dict[str, Any] | None:
+        """What a finished stage left: fingerprint, identity, files with sizes, timing. None when unfinished."""
+        name = f"stages/{stage}.json"
+        return self.read_json(name) if self.exists(name) else None
+
+    def is_done(self, stage: str, wanted: str) -> bool:
+        """Whether the stage is finished under this fingerprint and its files still have their sizes."""
+        manifest = self.manifest(stage)
+        if manifest is None or manifest["fingerprint"] != wanted:
+            return False
+        return self.sizes(list(manifest["files"])) == manifest["files"]
+
+    def begin(self, stage: str, wanted: str, outputs: Sequence[str]) -> bool:
+        """Open a stage; True when an interrupted run under the same fingerprint left pieces to continue from.
+
+        Pieces of any other fingerprint are removed first, so that what lies there always belongs together.
+        """
+        marker = f"stages/{stage}.part.json"
+        self.delete(f"stages/{stage}.json")
+        if self.exists(marker) and self.read_json(marker)["fingerprint"] == wanted:
+            return True
+        for output in outputs:
+            self.delete(output)
+        self.write_json(marker, {"fingerprint": wanted})
+        return False
+
+    def complete(
+        self, stage: str, wanted: str, outputs: Sequence[str], timing: Mapping[str, Any], identity: str | None = None
+    ) -> None:
+        """Write the manifest, which finishes the stage.
+
+        `identity` stands for the content in the fingerprints of the stages after this one. A stage that cannot
+        name its content cheaply gets a fresh one, so that running it again also runs what depends on it.
+        """
+        names = [name for output in outputs for name in (self.list(output) if output.endswith("/") else [output])]
+        manifest = {
+            "fingerprint": wanted,
+            "identity": identity or uuid.uuid4().hex,
+            "files": self.sizes(names),
+            "timing": dict(timing),
+        }
+        self.write_json(f"stages/{stage}.json", manifest)
+        self.delete(f"stages/{stage}.part.json")

@@ -1,0 +1,272 @@
+"""The YAML config: one pydantic model per stage, unknown keys refused.
+
+A field marked ``execution`` says where and how fast the work is done, never what comes out, so it stays out of
+the fingerprints: changing it does not run a finished stage again.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from affinity_service.errors import UserError
+
+
+def Execution(default: Any, **constraints: Any) -> Any:  # noqa: N802 - reads as pydantic's Field does
+    """A field that changes speed or placement only."""
+    return Field(default, json_schema_extra={"execution": True}, **constraints)
+
+
+class StageConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def fingerprint_part(self) -> dict[str, Any]:
+        """What decides the stage's result: every field but those marked ``execution``."""
+        execution = {
+            name
+            for name, field in type(self).model_fields.items()
+            if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("execution")
+        }
+        return self.model_dump(mode="json", exclude=execution)
+
+
+class SplitConfig(StageConfig):
+    """Fractions of the examples held out; the rest trains."""
+
+    validation: float = Field(0.2, gt=0, lt=1)
+    test: float = Field(0.2, gt=0, lt=1)
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _leaves_training_rows(self) -> SplitConfig:
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation ({self.validation}) and test ({self.test}) leave no training example: "
+                "their sum must stay below 1"
+            )
+        return self
+
+
+class SourceConfig(StageConfig):
+    """What every source of a suite shares."""
+
+    split: SplitConfig = SplitConfig()
+    minimum_positives: int = Field(
+        1, ge=1, description="a binary task with fewer positives is left out, and said so"
+    )
+    minimum_negatives: int = Field(1, ge=1)
+    standardise: bool = Field(True, description="features to mean 0, variance 1 over the training examples")
+
+
+class YeastSource(SourceConfig):
+    """Yeast genes (Elisseeff and Weston 2001): 2,417 genes, 103 features, 14 labels, from the river wheel."""
+
+    source: Literal["yeast"] = "yeast"
+    minimum_positives: int = Field(50, ge=1)
+    minimum_negatives: int = Field(50, ge=1)
+
+
+class ParquetSource(SourceConfig):
+    """One Parquet file or folder: a `features` list column (or named columns) and one column per task."""
+
+    source: Literal["parquet"] = "parquet"
+    path: str
+    features: str | list[str] = "features"
+    tasks: list[str] | dict[str, Literal["binary", "multiclass", "regression"]] | None = Field(
+        None, description="task columns, optionally with their kinds; all other columns when absent"
+    )
+    split_column: str | None = Field(
+        None, description="a column of 'train', 'validation', 'test' that replaces the seeded split"
+    )
+
+
+Source = Annotated[YeastSource | ParquetSource, Field(discriminator="source")]
+
+
+class MLPConfig(StageConfig):
+    kind: Literal["mlp"] = "mlp"
+    hidden: list[Annotated[int, Field(ge=1)]] = Field([64, 64], min_length=1)
+    activation: Literal["relu", "tanh", "gelu"] = "relu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class TrainConfig(StageConfig):
+    """Training of one multitask model; the base model and group models share it."""
+
+    epochs: int = Field(40, ge=1, description="at most; early stopping ends sooner")
+    patience: int = Field(5, ge=1, description="epochs without a better validation loss before stopping")
+    batch_size: int = Field(100, ge=1, description="examples per optimizer step over all workers")
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    gradient_clipping: float = Field(1.0, ge=0, description="global norm; 0 turns it off")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = Field(0, ge=0)
+    workers: int = Execution(1, ge=1)
+    accumulation: int = Execution(1, ge=1, description="micro-batches per optimizer step and worker")
+    zero_stage: Literal[0, 1, 2, 3] = Execution(0)
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> TrainConfig:
+        pieces = self.workers * self.accumulation
+        if self.batch_size % pieces:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of workers × accumulation = {pieces}: "
+                f"use {max(1, round(self.batch_size / pieces)) * pieces}"
+            )
+        return self
+
+
+class GradientConfig(StageConfig):
+    reduction: Literal["rademacher", "exact"] = "rademacher"
+    dimension: int = Field(400, ge=1, description="coordinates per gradient; `exact` keeps them all")
+    seed: int = Field(0, ge=0)
+    shard_rows: int = Field(4096, ge=1, description="(example, task) rows per file, the unit of resuming")
+    batch_rows: int = Execution(512, ge=1)
+    workers: int = Execution(2, ge=1)
+
+
+class FitConfig(StageConfig):
+    subsets: int = Field(400, ge=0, description="subsets larger than a pair; singles and pairs come on top")
+    sizes: tuple[int, int] = Field((3, 6), description="smallest and largest of the larger subsets")
+    l2: float = Field(1e-2, gt=0)
+    seed: int = Field(0, ge=0)
+    tile: int = Field(128, ge=1, description="subsets per file, the unit of resuming")
+    workers: int = Execution(2, ge=1)
+
+    @model_validator(mode="after")
+    def _sizes_ordered(self) -> FitConfig:
+        low, high = self.sizes
+        if not 3 <= low <= high:
+            raise ValueError(f"sizes {low, high} must satisfy 3 <= smallest <= largest; pairs are always fitted")
+        return self
+
+
+class AffinityConfig(StageConfig):
+    estimator: Literal["linearized"] = "linearized"
+
+
+class GroupConfig(StageConfig):
+    method: Literal["sdp", "spectral", "agglomerative", "random"] = "sdp"
+    k: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    seed: int = Field(0, ge=0)
+
+
+class GroupModelConfig(StageConfig):
+    """Models of the groups against joint, single-task and random groups."""
+
+    seeds: int = Field(3, ge=1, description="trainings per model; intervals are over them")
+    random_groupings: int = Field(3, ge=0, description="random groupings of the same sizes")
+    single_tasks: int = Field(50, ge=0, description="at most so many single-task models, a seeded sample above it")
+    seed: int = Field(1000, ge=0)
+    models_per_trial: int = Execution(24, ge=1, description="small models trained together in one Tune trial")
+    workers: int = Execution(2, ge=1, description="trials at a time")
+    trainer: Literal["auto", "batched", "deepspeed"] = Execution("auto")
+
+
+class ResourceConfig(StageConfig):
+    """Per worker or actor; the only section that differs between a laptop and a GPU cluster."""
+
+    cpus: float = Execution(1, gt=0)
+    gpus: float | Literal["auto"] = Execution("auto", description="auto: one where the cluster has GPUs")
+    scratch: str | None = Execution(None, description="checkpoints; a path that every node sees")
+
+
+class Provenance(StageConfig):
+    """The code that wrote a study."""
+
+    version: str
+    commit: str
+    schema_version: int
+
+
+class Config(StageConfig):
+    """The whole way of one study."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    data: Source
+    model: MLPConfig = MLPConfig()
+    base: TrainConfig = TrainConfig()
+    gradients: GradientConfig = GradientConfig()
+    fits: FitConfig = FitConfig()
+    affinity: AffinityConfig = AffinityConfig()
+    groups: GroupConfig = GroupConfig()
+    group_models: GroupModelConfig = GroupModelConfig()
+    resources: ResourceConfig = ResourceConfig()
+    written_by: Provenance | None = Execution(None, description="left by the study that resolved this config")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Config:
+        """Read a YAML config.
+
+        Raises
+        ------
+        UserError
+            The file is missing, is not YAML, or does not fit the schema; every offending key is named.
+        """
+        path = Path(path)
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise UserError(f"config {path}: cannot be read: {reason}") from error
+        except yaml.YAMLError as error:
+            raise UserError(f"config {path}: not valid YAML: {error}") from error
+        if not isinstance(content, Mapping):
+            raise UserError(f"config {path}: expected keys such as `name` and `data`, found {type(content).__name__}")
+        return cls.parse(content, origin=f"config {path}", name=path.stem)
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any], origin: str = "config", name: str | None = None) -> Config:
+        """Check a mapping against the schema; `name` is taken where the mapping has none."""
+        try:
+            return cls.model_validate({**({"name": name} if name else {}), **content})
+        except ValidationError as error:
+            raise UserError(explain(error, origin)) from error
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def explain(error: ValidationError, origin: str) -> str:
+    """One line per mistake: the dotted key, what was found, what is expected, the nearest right key."""
+    lines = []
+    for item in error.errors():
+        location = [str(part) for part in item["loc"]]
+        key = ".".join(location) or "(top level)"
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(location[-1], _known_keys(item["loc"]), n=1, cutoff=0.5)
+            hint = f"; did you mean `{near[0]}`?" if near else ""
+            lines.append(f"`{key}` is not a known key{hint}")
+        elif item["type"] == "missing":
+            lines.append(f"`{key}` is missing")
+        else:
+            found = repr(item.get("input"))
+            found = found if len(found) <= 80 else found[:77] + "..."
+            lines.append(f"`{key}`: {item['msg'].removeprefix('Value error, ')} (found {found})")
+    return f"{origin}: " + "; ".join(lines)
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """Keys allowed where `location` points, walking the models; union tags are names of sources."""
+    models: list[type[BaseModel]] = [Config]
+    for part in location[:-1]:
+        following: list[type[BaseModel]] = []
+        for model in models:
+            field = model.model_fields.get(str(part))
+            if field is not None:
+                following += _models_in(field.annotation)
+        # A discriminated union adds its tag to the location; it selects among the models at hand.
+        tagged = [m for m in models if "source" in m.model_fields and m.model_fields["source"].default == part]
+        models = following or tagged or models
+    return sorted({key for model in models for key in model.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]

@@ -1,0 +1,1 @@
+"""Ray and DeepSpeed: the only package, with `service`, that imports them."""

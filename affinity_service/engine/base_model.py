@@ -1,0 +1,24 @@
+"""The base model stage: one model on all tasks; weights, second moments and history leave it."""
+
+from __future__ import annotations
+
+import ray
+
+from affinity_service.artifacts import fingerprint
+from affinity_service.engine.context import StageContext, StageOutcome
+from affinity_service.engine.train import progress_board, train_model
+from affinity_service.engine.train_loop import TrainJob
+
+
+def train_base_model(context: StageContext) -> StageOutcome:
+    config, suite, folder = context.config, context.suite, context.folder
+    # The name decides what a rerun continues from: a changed config must not find the old checkpoints.
+    key = fingerprint([config.model.fingerprint_part(), config.base.fingerprint_part(), suite.content_hash])
+    with progress_board(context.progress) as board:
+        job = TrainJob(ray.put(suite), config.model, config.base, tuple(range(len(suite.tasks))), board)
+        trained = train_model(job, config.resources, context.scratch, f"base-{key[:12]}")
+    folder.write_bytes("base_model/model.safetensors", trained.weights)
+    folder.write_bytes("base_model/second_moments.safetensors", trained.moments)
+    history = {"best_epoch": trained.state.best_epoch + 1, "epochs": trained.state.history}
+    folder.write_json("base_model/history.json", history)
+    return StageOutcome(trained.state.flops, config.base.workers, identity=fingerprint(trained.weights.hex()))

@@ -1,0 +1,66 @@
+"""DeepSpeed behind a few functions: start an engine, read whole weights and second moments out of it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+from torch import Tensor, nn
+
+from affinity_service.config import TrainConfig
+
+
+def start(model: nn.Module, config: TrainConfig, local_rank: int) -> Any:
+    """A DeepSpeed engine around the model, inside an initialised process group."""
+    # From Ray's context: DeepSpeed would guess it from host names.
+    os.environ["LOCAL_RANK"] = str(local_rank)
+    # A C++ extension for shared-memory reductions that DeepSpeed would compile at the first start on a CPU.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    pieces = torch.distributed.get_world_size() * config.accumulation
+    # DeepSpeed's bf16 optimizer of stage 0 loses its state dict; stage 1 computes the same and saves.
+    stage = max(config.zero_stage, 1) if config.precision == "bf16" else config.zero_stage
+    settings = {
+        "train_batch_size": config.batch_size,
+        "train_micro_batch_size_per_gpu": config.batch_size // pieces,
+        "gradient_accumulation_steps": config.accumulation,
+        # Set always: the default changed from 0.0 to 1.0 between releases.
+        "gradient_clipping": config.gradient_clipping,
+        "zero_optimization": {"stage": stage},
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": config.precision == "bf16"},
+        "wall_clock_breakdown": False,
+        "steps_per_print": 10**9,
+    }
+    # An optimizer object: naming one in the settings makes DeepSpeed compile its own.
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
+    return engine
+
+
+def full_state(engine: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Whole float32 weights and Adam's second moments by parameter name, on the CPU. Every rank must call it."""
+    weights, moments = {}, {}
+    for name, parameter in engine.module.named_parameters():
+        partitioned = hasattr(parameter, "_hp_mapping") or hasattr(parameter, "ds_id")
+        if partitioned:
+            weight = safe_get_full_fp32_param(parameter)
+            moment = safe_get_full_optimizer_state(parameter, "exp_avg_sq")
+        else:
+            weight = parameter.detach()
+            moment = engine.optimizer.state[parameter].get("exp_avg_sq")
+        weights[name] = weight.float().cpu().clone().view(parameter_shape(parameter))
+        # A head that never took part in a step has no moment yet.
+        moments[name] = torch.zeros_like(weights[name]) if moment is None else moment.float().cpu().clone().view_as(
+            weights[name]
+        )
+    return weights, moments
+
+
+def parameter_shape(parameter: nn.Parameter) -> torch.Size:
+    """The whole shape, also of a parameter that ZeRO-3 has partitioned."""
+    return getattr(parameter, "ds_shape", parameter.shape)

@@ -1,0 +1,204 @@
+"""The group model stage: Ray Tune trains the models of the groups and of what they are compared with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from ray import tune
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+
+from affinity_service.artifacts import StudyFolder, fingerprint
+from affinity_service.config import Config
+from affinity_service.engine.analysis import read_table, write_table
+from affinity_service.engine.context import StageContext, StageOutcome
+from affinity_service.engine.session import actor_options, gpus_per_worker
+from affinity_service.engine.train import progress_board, train_model
+from affinity_service.engine.train_loop import TrainJob
+from affinity_service.evaluation.flops import pass_flops
+from affinity_service.evaluation.outcomes import GROUPS, plan_runs
+from affinity_service.evaluation.stacked import Run, RunOutcome, StackedTrainer, split_losses
+from affinity_service.models import build_model
+from affinity_service.tasks.suite import TEST, TRAIN, VALIDATION, Suite
+
+# Above so many parameters a stack of models gains little over training them one by one.
+STACKABLE_PARAMETERS = 2_000_000
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Runs trained together; `kept` are those whose weights a group model is chosen from."""
+
+    runs: tuple[Run, ...]
+    kept: tuple[Run, ...]
+
+    @property
+    def key(self) -> str:
+        return fingerprint([[run.tasks, run.seed] for run in self.runs])[:16]
+
+    @property
+    def results(self) -> str:
+        return f"group_models/trials/{self.key}.parquet"
+
+    def weights(self, run: Run) -> str:
+        return f"group_models/trials/{self.key}-{fingerprint([run.tasks, run.seed])[:16]}.safetensors"
+
+
+def train_group_models(context: StageContext) -> StageOutcome:
+    config, folder, suite = context.config, context.folder, context.suite
+    settings = config.group_models
+    groups = [[suite.names.index(name) for name in group] for group in folder.read_json("groups.json")["groups"]]
+    planned = plan_runs(groups, len(suite.tasks), settings)
+    if settings.single_tasks < len(suite.tasks):
+        context.warn(f"a sample of {settings.single_tasks} of {len(suite.tasks)} tasks is trained alone")
+    trials = _trials([p.run for p in planned], [p.run for p in planned if p.setting == GROUPS], config)
+    missing = [trial for trial in trials if not folder.exists(trial.results)]
+    context.reused(len(trials) - len(missing), len(trials), "trials")
+    if missing:
+        _tune(context, missing, sum(len(trial.runs) for trial in trials))
+    outcomes = {}
+    for trial in trials:
+        for row in read_table(folder, trial.results).to_pylist():
+            outcomes[Run(tuple(row["tasks"]), row["seed"])] = row
+    write_table(folder, "group_models/results.parquet", _results([(p, outcomes[p.run]) for p in planned], suite.names))
+    for index, group in enumerate(groups):
+        _keep_best(folder, trials, tuple(sorted(group)), outcomes, index)
+    folder.delete("group_models/trials/")
+    return StageOutcome(sum(row["flops"] for row in outcomes.values()), min(settings.workers, max(1, len(missing))))
+
+
+def _trials(runs: Sequence[Run], kept: Sequence[Run], config: Config) -> list[Trial]:
+    size = config.group_models.models_per_trial
+    # Sorted by number of tasks: models that see equally many examples waste no steps on each other.
+    unique = sorted(set(runs), key=lambda run: (-len(run.tasks), run.tasks, run.seed))
+    chunks = [tuple(unique[start : start + size]) for start in range(0, len(unique), size)]
+    return [Trial(chunk, tuple(run for run in chunk if run in set(kept))) for chunk in chunks]
+
+
+def _tune(context: StageContext, trials: Sequence[Trial], models: int) -> None:
+    config = context.config
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    with progress_board(context.progress) as board:
+        board.update.remote(models - sum(len(trial.runs) for trial in trials), models, "models trained")
+        trainable = tune.with_parameters(
+            run_trial, suite=context.suite, config=config, folder=context.folder, scratch=context.scratch, board=board
+        )
+        batched = _batched(config, context.suite)
+        options = actor_options(config.resources) if batched else {"num_cpus": 0, "num_gpus": 0}
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": options["num_cpus"], "gpu": options["num_gpus"]}),
+            param_space={"trial": tune.grid_search(list(trials))},
+            tune_config=tune.TuneConfig(max_concurrent_trials=config.group_models.workers),
+            run_config=tune.RunConfig(
+                storage_path=context.scratch,
+                name=f"groups-{fingerprint([trial.key for trial in trials])[:12]}",
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=3),
+            ),
+        )
+        for result in tuner.fit():
+            if result.error is not None:
+                raise result.error
+
+
+def run_trial(
+    settings: dict[str, Any], suite: Suite, config: Config, folder: StudyFolder, scratch: str, board: Any
+) -> None:
+    """Train the runs of one trial, write their losses and the weights that may become a group model."""
+    trial: Trial = settings["trial"]
+    train = _train_stacked if _batched(config, suite) else _train_one_by_one
+    outcomes = train(trial.runs, suite, config, scratch)
+    forward_backward = pass_flops(_build(config, suite, 0), suite.inputs.shape[1:])
+    for outcome in outcomes:
+        if outcome.run in trial.kept:
+            folder.write_bytes(trial.weights(outcome.run), save_safetensors(outcome.weights))
+    rows = [
+        {
+            "tasks": list(o.run.tasks),
+            "seed": o.run.seed,
+            "best_epoch": o.best_epoch,
+            "validation": o.validation,
+            "test": o.test,
+            "flops": float(
+                o.epochs
+                * (
+                    forward_backward.training * len(suite.rows(TRAIN, o.run.tasks))
+                    + forward_backward.forward * len(suite.rows(VALIDATION, o.run.tasks))
+                )
+            ),
+        }
+        for o in outcomes
+    ]
+    write_table(folder, trial.results, pa.Table.from_pylist(rows))
+    ray.get(board.add.remote(len(trial.runs)))
+
+
+def _batched(config: Config, suite: Suite) -> bool:
+    """Whether models are small plain loops; large ones, or trainings over several workers, go through Ray Train."""
+    wish = config.group_models.trainer
+    if wish != "auto":
+        return wish == "batched"
+    parameters = sum(p.numel() for p in _build(config, suite, 0).parameters())
+    return config.base.workers == 1 and config.base.precision == "fp32" and parameters <= STACKABLE_PARAMETERS
+
+
+def _build(config: Config, suite: Suite, seed: int) -> torch.nn.Module:
+    return build_model(config.model, suite.inputs.shape[1:], suite.tasks, seed)
+
+
+def _train_stacked(runs: Sequence[Run], suite: Suite, config: Config, scratch: str) -> list[RunOutcome]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return StackedTrainer(suite, config.base, lambda seed: _build(config, suite, seed), device).train(runs)
+
+
+def _train_one_by_one(runs: Sequence[Run], suite: Suite, config: Config, scratch: str) -> list[RunOutcome]:
+    reference = ray.put(suite)
+    outcomes = []
+    for run in runs:
+        train = config.base.model_copy(update={"seed": run.seed})
+        name = f"group-{fingerprint([run.tasks, train.fingerprint_part(), config.model.fingerprint_part()])[:12]}"
+        trained = train_model(TrainJob(reference, config.model, train, run.tasks), config.resources, scratch, name)
+        model = _build(config, suite, run.seed)
+        weights = load_safetensors(trained.weights)
+        model.load_state_dict(weights)
+        member = np.isin(np.arange(len(suite.tasks)), run.tasks)
+        losses = [np.where(member, split_losses(model, suite, split), np.nan) for split in (VALIDATION, TEST)]
+        outcomes.append(RunOutcome(run, trained.state.best_epoch + 1, trained.state.epoch, *losses, weights))
+    return outcomes
+
+
+def _results(outcomes: Sequence[tuple[Any, dict[str, Any]]], names: Sequence[str]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [
+            {
+                "setting": planned.setting,
+                "grouping": planned.grouping,
+                "group": planned.group,
+                "tasks": [names[t] for t in planned.run.tasks],
+                "seed": planned.run.seed,
+                "task": names[task],
+                "validation_loss": row["validation"][task],
+                "test_loss": row["test"][task],
+                "best_epoch": row["best_epoch"],
+            }
+            for planned, row in outcomes
+            for task in planned.run.tasks
+        ]
+    )
+
+
+def _keep_best(
+    folder: StudyFolder, trials: Sequence[Trial], tasks: tuple[int, ...], outcomes: dict[Run, dict[str, Any]], index: int
+) -> None:
+    """The group's model is the seed with the lowest validation loss."""
+    mean_loss = {run: float(np.nanmean(np.array(row["validation"], float))) for run, row in outcomes.items()}
+    candidates = [(trial, run) for trial in trials for run in trial.kept if run.tasks == tasks]
+    trial, run = min(candidates, key=lambda pair: mean_loss[pair[1]])
+    folder.write_bytes(f"group_models/group-{index:02d}.safetensors", folder.read_bytes(trial.weights(run)))

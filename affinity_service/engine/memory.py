@@ -1,0 +1,59 @@
+"""Peak memory of a stage, summed over the driver and all Ray processes on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass
+class Peak:
+    """Largest sum of proportional set sizes seen, in bytes: shared pages, the object store's too, count once."""
+
+    bytes: int = 0
+
+
+@contextlib.contextmanager
+def peak_memory(seconds: float = 1.0) -> Iterator[Peak]:
+    """Sample while the block runs; short spikes between samples are missed."""
+    peak = Peak()
+    stop = threading.Event()
+
+    def watch() -> None:
+        while True:
+            peak.bytes = max(peak.bytes, sum(_pss(process) for process in _processes()))
+            if stop.wait(seconds):
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _processes() -> list[psutil.Process]:
+    """The driver with its children; a local Ray's processes are among them, a cluster's workers are added."""
+    driver = psutil.Process()
+    family = {driver.pid: driver, **{p.pid: p for p in driver.children(recursive=True)}}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid not in family and process.cmdline()[:1] and process.cmdline()[0].startswith("ray::"):
+                family[process.pid] = process
+    return list(family.values())
+
+
+def _pss(process: psutil.Process) -> int:
+    with contextlib.suppress(psutil.Error, OSError):
+        with open(f"/proc/{process.pid}/smaps_rollup") as stream:
+            for line in stream:
+                if line.startswith("Pss:"):
+                    return int(line.split()[1]) * 1024
+        return process.memory_info().rss
+    return 0

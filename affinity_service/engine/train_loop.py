@@ -1,0 +1,195 @@
+"""The loop that every Ray Train worker runs: DeepSpeed steps, validation, early stopping, a checkpoint per epoch."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from affinity_service.config import MLPConfig, TrainConfig
+from affinity_service.engine import deepspeed_engine
+from affinity_service.evaluation.flops import pass_flops
+from affinity_service.models import TaskLosses, build_model
+from affinity_service.models.losses import task_weights
+from affinity_service.tasks.sampling import epoch_batches
+from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
+
+STATE, WEIGHTS, MOMENTS, ENGINE = "state.json", "model.safetensors", "second_moments.safetensors", "engine"
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training: a model on a set of tasks of a suite that lies in the object store."""
+
+    suite: ray.ObjectRef
+    model: MLPConfig
+    train: TrainConfig
+    tasks: tuple[int, ...]
+    progress: Any = None
+
+
+@dataclass
+class TrainState:
+    """What continues after an interruption, beside the engine's own checkpoint."""
+
+    epoch: int = 0
+    steps: int = 0
+    best_epoch: int = -1
+    best_loss: float = float("inf")
+    flops: float = 0.0
+    world_size: int = 1
+    history: list[dict[str, Any]] = field(default_factory=list)
+    diverged: bool = False
+
+    def stopped(self, config: TrainConfig) -> bool:
+        waited = self.epoch - 1 - self.best_epoch
+        return self.diverged or self.epoch >= config.epochs or waited >= config.patience
+
+
+def train_loop(settings: dict[str, Any]) -> None:
+    """Entry point of a worker; ``settings["job"]`` is a ``TrainJob``."""
+    job: TrainJob = settings["job"]
+    _Worker(job, ray.get(job.suite)).run()
+
+
+class _Worker:
+    def __init__(self, job: TrainJob, suite: Suite) -> None:
+        self.job, self.suite, self.config = job, suite, job.train
+        context = ray.train.get_context()
+        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        self.device = ray.train.torch.get_device()
+        self.dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        self.rows = suite.rows(TRAIN, job.tasks)
+        counts = (suite.observed & (suite.split == TRAIN)[:, None]).sum(axis=0).tolist()
+        self.weights = task_weights(counts, job.tasks, len(self.rows)).to(self.device)
+        self.losses = TaskLosses(suite.tasks)
+        model = build_model(job.model, suite.inputs.shape[1:], suite.tasks, self.config.seed)
+        self.flops = pass_flops(model, suite.inputs.shape[1:])
+        self.engine = deepspeed_engine.start(model.to(self.device), self.config, context.get_local_rank())
+        self.state = TrainState(world_size=self.world)
+        self.best: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
+
+    def run(self) -> None:
+        self._restore()
+        while not self.state.stopped(self.config):
+            start = time.perf_counter()
+            training = self._epoch()
+            per_task = self._validate()
+            loss = float(np.nanmean(per_task[list(self.job.tasks)]))
+            if not np.isfinite([loss, training]).all():
+                # Reported, not raised: a failure would be tried again, and would diverge again.
+                self.state.diverged = True
+                self._report(loss)
+                break
+            self.state.history.append(
+                {
+                    "epoch": self.state.epoch + 1,
+                    "train_loss": training,
+                    "validation_loss": loss,
+                    "validation_per_task": [None if np.isnan(x) else float(x) for x in per_task],
+                    "seconds": time.perf_counter() - start,
+                }
+            )
+            if loss < self.state.best_loss:
+                self.state.best_epoch, self.state.best_loss = self.state.epoch, loss
+                self.best = deepspeed_engine.full_state(self.engine)
+            self.state.epoch += 1
+            self._report(loss)
+
+    def _epoch(self) -> float:
+        self.engine.train()
+        total, batches = 0.0, 0
+        for batch in epoch_batches(self.rows, self.config.batch_size, self.config.seed, self.state.epoch):
+            for micro in np.array_split(batch[self.rank :: self.world], self.config.accumulation):
+                total += self._micro_step(micro)
+                batches += 1
+            self.state.steps += 1
+            self.state.flops += float(self.flops.training * len(batch))
+        return self._mean_over_ranks(total / batches)
+
+    def _micro_step(self, rows: np.ndarray) -> float:
+        outputs, labels = self._forward(rows)
+        loss = (self.losses(outputs.float(), labels) * self.weights).sum() / len(rows)
+        self.engine.backward(loss)
+        self.engine.step()
+        return float(loss.detach())
+
+    def _forward(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        inputs = torch.as_tensor(self.suite.inputs[rows], device=self.device, dtype=self.dtype)
+        return self.engine(inputs), torch.as_tensor(self.suite.labels[rows], device=self.device)
+
+    @torch.no_grad()
+    def _validate(self) -> np.ndarray:
+        """(T,) mean validation loss per task, NaN where the job does not train the task."""
+        self.engine.eval()
+        rows = self.suite.rows(VALIDATION, self.job.tasks)
+        self.state.flops += float(self.flops.forward * len(rows))
+        share = -(-len(rows) // self.world)
+        mine = rows[self.rank * share : (self.rank + 1) * share]
+        sums = torch.zeros(2, len(self.suite.tasks), dtype=torch.float64, device=self.device)
+        chunk = 4096
+        # Under ZeRO-3 a forward gathers weights from all ranks, so every rank makes the same number of them.
+        for start in range(0, share, chunk):
+            part = mine[start : start + chunk]
+            outputs, labels = self._forward(part if len(part) else rows[:1])
+            if len(part):
+                sums[0] += self.losses(outputs.float(), labels).sum(dim=0)
+                sums[1] += (~labels.isnan()).sum(dim=0)
+        if self.world > 1:
+            dist.all_reduce(sums)
+        means = (sums[0] / sums[1]).cpu().numpy()
+        outside = np.setdiff1d(np.arange(len(means)), self.job.tasks)
+        means[outside] = np.nan
+        return means
+
+    def _mean_over_ranks(self, value: float) -> float:
+        if self.world == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return float(tensor) / self.world
+
+    def _report(self, loss: float) -> None:
+        """One checkpoint per epoch: every rank writes its part, Ray merges them."""
+        metrics = {"epoch": self.state.epoch, "validation_loss": loss}
+        with tempfile.TemporaryDirectory() as directory:
+            self.engine.save_checkpoint(directory, tag=ENGINE)
+            if self.rank == 0:
+                if self.best is not None:
+                    save_file(self.best[0], Path(directory, WEIGHTS))
+                    save_file(self.best[1], Path(directory, MOMENTS))
+                Path(directory, STATE).write_text(json.dumps(asdict(self.state)))
+                if self.job.progress is not None:
+                    self.job.progress.update.remote(self.state.epoch, self.config.epochs, f"validation {loss:.4f}")
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(directory))
+
+    def _restore(self) -> None:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return
+        with checkpoint.as_directory() as directory:
+            state = TrainState(**json.loads(Path(directory, STATE).read_text()))
+            if state.world_size != self.world:
+                # DeepSpeed cannot load the parts of another world size: start over rather than fail.
+                return
+            self.engine.load_checkpoint(directory, tag=ENGINE)
+            self.state = state
+            self.best = (load_file(Path(directory, WEIGHTS)), load_file(Path(directory, MOMENTS)))
+
+
+def best_per_task(state: TrainState, tasks: Sequence[int]) -> list[float]:
+    """Validation loss per task at the best epoch."""
+    return [state.history[state.best_epoch]["validation_per_task"][task] for task in tasks]

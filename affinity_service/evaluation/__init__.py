@@ -1,0 +1,1 @@
+"""What estimates are measured by: FLOPs, trained models, their losses."""

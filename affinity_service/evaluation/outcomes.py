@@ -1,0 +1,101 @@
+"""What grouped training gains over joint, single-task and randomly grouped training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from affinity_service.config import GroupModelConfig
+from affinity_service.evaluation.stacked import Run
+
+GROUPS, JOINT, SINGLE, RANDOM = "groups", "joint", "single", "random"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run and why it is made. `grouping` counts random groupings, `group` the groups within one."""
+
+    setting: str
+    grouping: int
+    group: int
+    run: Run
+
+
+def plan_runs(groups: Sequence[Sequence[int]], tasks: int, config: GroupModelConfig) -> list[PlannedRun]:
+    """All trainings: the groups, all tasks jointly, tasks alone and random groups of the same sizes, every seed.
+
+    Above ``config.single_tasks`` tasks a seeded sample of them is trained alone. Runs of equal tasks and seed may
+    appear in several settings; they need training once.
+    """
+    rng = np.random.default_rng(config.seed)
+    planned: list[tuple[str, int, int, tuple[int, ...]]] = []
+    planned += [(GROUPS, 0, g, tuple(sorted(group))) for g, group in enumerate(groups)]
+    planned.append((JOINT, 0, 0, tuple(range(tasks))))
+    alone = rng.choice(tasks, size=min(tasks, config.single_tasks), replace=False)
+    planned += [(SINGLE, 0, g, (int(task),)) for g, task in enumerate(sorted(alone))]
+    for grouping in range(config.random_groupings):
+        order = rng.permutation(tasks)
+        ends = np.cumsum([len(group) for group in groups])[:-1]
+        parts = [tuple(sorted(int(t) for t in part)) for part in np.split(order, ends)]
+        planned += [(RANDOM, grouping, g, part) for g, part in enumerate(parts)]
+    return [
+        PlannedRun(setting, grouping, group, Run(members, config.seed + seed))
+        for setting, grouping, group, members in planned
+        for seed in range(config.seeds)
+    ]
+
+
+def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Mean and half-width of Student's interval; the half-width is NaN for a single value."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, float("nan")
+    error = float(np.std(values, ddof=1)) / np.sqrt(len(values))
+    return mean, float(stats.t.ppf(0.5 + level / 2, len(values) - 1) * error)
+
+
+def loss_table(results: pd.DataFrame, score: str = "test_loss") -> pd.DataFrame:
+    """One row per task, per setting the mean loss over seeds and (`… ±`) the half-width of its 95% interval.
+
+    ``results`` has columns setting, grouping, seed, task, validation_loss, test_loss. Random groupings are
+    averaged per seed first. A task that was not trained alone has NaN there.
+    """
+    per_seed = _per_seed(results, score)
+    columns = {}
+    for setting in (GROUPS, JOINT, SINGLE, RANDOM):
+        if setting not in per_seed.columns:
+            continue
+        intervals = per_seed[setting].groupby("task", sort=False).apply(lambda x: pd.Series(_interval_or_nan(x)))
+        columns[setting], columns[f"{setting} ±"] = intervals.unstack()[0], intervals.unstack()[1]
+    return pd.DataFrame(columns)
+
+
+def gains(results: pd.DataFrame, tasks: Sequence[str], score: str = "test_loss") -> dict[str, tuple[float, float]]:
+    """Per baseline: mean over the tasks of (baseline − groups), paired by seed, with the interval's half-width.
+
+    Positive means that grouped training has the lower loss.
+    """
+    per_seed = _per_seed(results, score)
+    chosen = per_seed.loc[per_seed.index.get_level_values("task").isin(tasks)]
+    answer = {}
+    for baseline in (JOINT, SINGLE, RANDOM):
+        if baseline in chosen.columns:
+            difference = (chosen[baseline] - chosen[GROUPS]).dropna().groupby("seed").mean()
+            if len(difference):
+                answer[baseline] = interval(difference.to_numpy())
+    return answer
+
+
+def _per_seed(results: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Index (task, seed), a column per setting."""
+    means = results.groupby(["task", "seed", "setting"], sort=False)[score].mean()
+    return means.unstack("setting")
+
+
+def _interval_or_nan(values: pd.Series) -> tuple[float, float]:
+    known = values.dropna().to_numpy()
+    return interval(known) if len(known) else (float("nan"), float("nan"))

@@ -1,0 +1,172 @@
+"""Training many small models at once: their parameters stacked, one product for all of them.
+
+Each model sees exactly what it would see alone: its own tasks, seed, order of examples, gradient clipping, Adam
+state and early stopping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from affinity_service.config import TrainConfig
+from affinity_service.evaluation.stacked_adamw import StackedAdamW
+from affinity_service.models.losses import TaskLosses, task_weights
+from affinity_service.tasks.sampling import epoch_batches, steps_per_epoch
+from affinity_service.tasks.suite import TEST, TRAIN, VALIDATION, Suite
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model to train: its tasks and its seed (initial weights and order of examples)."""
+
+    tasks: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """A trained model at its best validation epoch (counted from 1).
+
+    validation, test : (T,) mean loss per task, NaN for tasks it was not trained on or that have no label there.
+    weights : parameters by name, float32 on the CPU.
+    """
+
+    run: Run
+    best_epoch: int
+    epochs: int
+    validation: NDArray[np.float64]
+    test: NDArray[np.float64]
+    weights: dict[str, Tensor]
+
+
+@torch.no_grad()
+def split_losses(model: nn.Module, suite: Suite, split: int) -> NDArray[np.float64]:
+    """(T,) mean loss of one plain model per task over a split, NaN where there is no label."""
+    rows, losses = suite.rows(split), TaskLosses(suite.tasks)
+    labels = torch.tensor(suite.labels[rows])
+    total = losses(model.eval()(torch.tensor(suite.inputs[rows])), labels).double().sum(dim=0)
+    return (total / (~labels.isnan()).sum(dim=0)).numpy()
+
+
+class StackedTrainer:
+    """Trains models of one architecture side by side.
+
+    Parameters
+    ----------
+    build : seed → freshly initialised module; the modules must have parameters of the same names and shapes.
+    """
+
+    def __init__(self, suite: Suite, config: TrainConfig, build: Callable[[int], nn.Module], device: str) -> None:
+        self.suite, self.config, self.build, self.device = suite, config, build, device
+        self.inputs = torch.tensor(suite.inputs, device=device)
+        self.labels = torch.tensor(suite.labels, device=device)
+        self.losses = TaskLosses(suite.tasks)
+        self.counts = (suite.observed & (suite.split == TRAIN)[:, None]).sum(axis=0).tolist()
+
+    def train(self, runs: Sequence[Run], progress: Callable[[int, int, str], None] | None = None) -> list[RunOutcome]:
+        """Train every run to its best validation epoch, `patience` epochs without a better one ending it."""
+        stack = _Stack(self, runs)
+        for epoch in range(self.config.epochs):
+            stack.epoch(epoch)
+            if progress is not None:
+                progress(epoch + 1, self.config.epochs, "epochs")
+            if stack.all_stopped():
+                break
+        return stack.outcomes()
+
+
+class _Stack:
+    def __init__(self, trainer: StackedTrainer, runs: Sequence[Run]) -> None:
+        self.trainer, self.runs, self.config = trainer, runs, trainer.config
+        suite, device = trainer.suite, trainer.device
+        models = [trainer.build(run.seed).to(device) for run in runs]
+        self.skeleton = models[0].train()
+        parameters, self.buffers = torch.func.stack_module_state(models)
+        self.parameters = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+        self.optimizer = StackedAdamW(self.parameters, self.config)
+        self.rows = [suite.rows(TRAIN, run.tasks) for run in runs]
+        self.weights = torch.stack(
+            [task_weights(trainer.counts, run.tasks, len(rows)) for run, rows in zip(runs, self.rows, strict=True)]
+        ).to(device)
+        self.steps = [steps_per_epoch(len(rows), self.config.batch_size) for rows in self.rows]
+        self.member = torch.zeros(len(runs), len(suite.tasks), dtype=torch.bool, device=device)
+        for index, run in enumerate(runs):
+            self.member[index, list(run.tasks)] = True
+        self.best_loss = torch.full((len(runs),), torch.inf, device=device)
+        self.best_epoch = torch.full((len(runs),), -1, device=device)
+        self.epochs_done = torch.zeros(len(runs), dtype=torch.long, device=device)
+        self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    def epoch(self, epoch: int) -> None:
+        self.skeleton.train()
+        batches = [
+            list(epoch_batches(rows, self.config.batch_size, run.seed, epoch))
+            for run, rows in zip(self.runs, self.rows, strict=True)
+        ]
+        for step in range(max(self.steps)):
+            # A model with fewer examples has fewer steps: it waits while the others finish the epoch.
+            takes_part = torch.tensor([step < steps for steps in self.steps], device=self.trainer.device)
+            chosen = np.stack([own[min(step, len(own) - 1)] for own in batches])
+            index = torch.as_tensor(chosen, device=self.trainer.device)
+            outputs = self._forward(self.trainer.inputs[index], per_model=True)
+            losses = self.trainer.losses(outputs, self.trainer.labels[index])
+            (losses * self.weights[:, None, :]).sum().div(index.shape[1]).backward()
+            self.optimizer.step(takes_part)
+        loss = self._split_losses(VALIDATION, self.parameters)
+        mean = torch.where(self.member, loss, 0.0).sum(dim=1) / self.member.sum(dim=1)
+        running = ~self._stopped()
+        self.epochs_done += running
+        better = running & (mean < self.best_loss)
+        self.best_loss = torch.where(better, mean, self.best_loss)
+        self.best_epoch = torch.where(better, torch.full_like(self.best_epoch, epoch), self.best_epoch)
+        for name, parameter in self.parameters.items():
+            self.best[name][better] = parameter.detach()[better]
+
+    def _forward(self, inputs: Tensor, per_model: bool) -> Tensor:
+        def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
+            return torch.func.functional_call(self.skeleton, (parameters, buffers), (x,))
+
+        vmapped = torch.func.vmap(call, in_dims=(0, 0, 0 if per_model else None), randomness="different")
+        return vmapped(self.parameters, self.buffers, inputs)
+
+    @torch.no_grad()
+    def _split_losses(self, split: int, parameters: dict[str, Tensor]) -> Tensor:
+        """(M, T) mean loss of every model on every task of a split; NaN where there is no label."""
+        self.skeleton.eval()
+        kept, self.parameters = self.parameters, parameters
+        rows = self.trainer.suite.rows(split)
+        total = torch.zeros(len(self.runs), len(self.trainer.suite.tasks), device=self.trainer.device)
+        count = torch.zeros(len(self.trainer.suite.tasks), device=self.trainer.device)
+        for start in range(0, len(rows), 2048):
+            part = torch.as_tensor(rows[start : start + 2048], device=self.trainer.device)
+            labels = self.trainer.labels[part]
+            total += self.trainer.losses(self._forward(self.trainer.inputs[part], per_model=False), labels).sum(dim=1)
+            count += (~labels.isnan()).sum(dim=0)
+        self.parameters = kept
+        return total / count
+
+    def _stopped(self) -> Tensor:
+        return self.epochs_done - 1 - self.best_epoch >= self.config.patience
+
+    def all_stopped(self) -> bool:
+        return bool(self._stopped().all())
+
+    def outcomes(self) -> list[RunOutcome]:
+        losses = [
+            torch.where(self.member, self._split_losses(split, self.best), torch.nan).double().cpu().numpy()
+            for split in (VALIDATION, TEST)
+        ]
+        facts: list[Any] = [self.best_epoch.tolist(), self.epochs_done.tolist(), *losses]
+        return [
+            RunOutcome(
+                run, best + 1, epochs, validation, test, {name: p[i].cpu().clone() for name, p in self.best.items()}
+            )
+            for i, (run, best, epochs, validation, test) in enumerate(zip(self.runs, *facts, strict=True))
+        ]

@@ -1,0 +1,62 @@
+"""Matrix products of the sizes that the fits need.
+
+On processors for which torch's BLAS has no tuned kernel (AMD with AVX-512: MKL falls back to AVX2) oneDNN's
+linear operator is about twice as fast as `torch.mm`; where it is missing or unsuitable, `torch.addmm` does the
+same work.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+from torch import Tensor
+
+# Below this many multiplications the dispatch of oneDNN costs more than its kernel saves.
+_ONEDNN_MIN_WORK = 1 << 20
+
+
+@cache
+def _onednn_linear() -> Callable[..., Tensor] | None:
+    """oneDNN's linear operator if this torch has it and it computes what we think it computes."""
+    if not torch.backends.mkldnn.is_available():
+        return None
+    try:
+        linear: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise
+        x = torch.arange(12.0).reshape(3, 4) / 7
+        a = torch.arange(8.0).reshape(4, 2).t() / 5
+        b = torch.tensor([0.5, -2.0])
+        found = linear(x, a, b, "none", [], "")
+    except (AttributeError, RuntimeError, TypeError):
+        return None
+    return linear if torch.allclose(found, x @ a.t() + b, rtol=1e-5, atol=1e-6) else None
+
+
+def affine(x: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
+    """x @ aᵀ + b for matrices, or for stacks of them: x (…, m, k), a (…, n, k), b (…, n) → (…, m, n)."""
+    if x.dim() == 3:
+        if b is None:
+            return torch.bmm(x, a.transpose(1, 2))
+        return torch.baddbmm(b[:, None, :], x, a.transpose(1, 2))
+    big = x.shape[0] * x.shape[1] * a.shape[0] >= _ONEDNN_MIN_WORK
+    if big and x.device.type == "cpu" and x.dtype == torch.float32:
+        linear = _onednn_linear()
+        if linear is not None:
+            return linear(x, a, b, "none", [], "")
+    if b is None:
+        return x @ a.t()
+    return torch.addmm(b, x, a.t())
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """No TF32 or bfloat16 inside float32 products: their rounding would hide the end of a fit."""
+    before = torch.get_float32_matmul_precision()
+    if before == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

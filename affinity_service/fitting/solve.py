@@ -1,0 +1,175 @@
+"""Fits of all subsets: minimise, per subset, the mean over its tasks of their mean losses plus the penalty."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from affinity_service.errors import UserError
+from affinity_service.fitting.blocks import build_blocks
+from affinity_service.fitting.curvature import TaskModels, reference_point
+from affinity_service.fitting.descent import Descent, Outcome
+from affinity_service.fitting.newton import newton_fit
+from affinity_service.fitting.problem import Array, Members, Rows, check_l2, check_rows, check_subsets
+from affinity_service.fitting.products import full_precision
+
+TOLERANCE = 1e-5
+DEFAULT_MEMORY = 256 << 20
+_PASSES = {torch.float32: 120, torch.float64: 200}
+_LARGEST_TILE = 2048
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Fits of M subsets, arrays of the caller's kind.
+
+    weights (M, d) in the floating type of the features; iterations (M,) passes over the examples; converged (M,) bool;
+    gradient_norm (M,) at the last point where it was measured, one short step before the weights; objective (M,).
+    """
+
+    weights: Any
+    iterations: Any
+    converged: Any
+    gradient_norm: Any
+    objective: Any
+
+
+def fit_subsets(
+    features: Array,
+    margins: Array,
+    targets: Array,
+    task_of_row: Array,
+    subsets: Iterable[Iterable[int]],
+    l2: float | Sequence[float] | Array,
+    *,
+    kinds: Sequence[str] | None = None,
+    precision: Literal["mixed", "double"] = "mixed",
+    memory_bytes: int = DEFAULT_MEMORY,
+) -> Any:
+    result = solve_subsets(
+        features, margins, targets, task_of_row, subsets, l2,
+        kinds=kinds, precision=precision, memory_bytes=memory_bytes,
+    )  # fmt: skip
+    failed = torch.nonzero(~torch.as_tensor(result.converged)).flatten().tolist()
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(result.converged)} fits did not converge, the first for subset {failed[0]}; "
+            "raise l2 or scale the features to unit size (solve_subsets returns what was reached)"
+        )
+    return result.weights
+
+
+def solve_subsets(
+    features: Array,
+    margins: Array,
+    targets: Array,
+    task_of_row: Array,
+    subsets: Iterable[Iterable[int]],
+    l2: float | Sequence[float] | Array,
+    *,
+    kinds: Sequence[str] | None = None,
+    precision: Literal["mixed", "double"] = "mixed",
+    memory_bytes: int = DEFAULT_MEMORY,
+) -> FitResult:
+    rows = check_rows(features, margins, targets, task_of_row, kinds)
+    members = check_subsets(subsets, rows.task, rows.n_tasks)
+    penalties = check_l2(l2, len(members)).to(rows.features.device)
+    if precision not in ("mixed", "double"):
+        raise UserError(f"precision is {precision!r}; 'mixed' or 'double' is expected")
+    with torch.no_grad(), full_precision():
+        outcome = _solve(rows, members, penalties, precision, memory_bytes)
+    weights = outcome.weights.to(rows.features.dtype)
+    parts = (weights, outcome.iterations, outcome.converged, outcome.gradient_norm, outcome.objective)
+    if isinstance(features, Tensor):
+        return FitResult(*parts)
+    return FitResult(*(part.cpu().numpy() for part in parts))
+
+
+def _solve(rows: Rows, members: Members, l2: Tensor, precision: str, memory_bytes: int) -> Outcome:
+    m, d = len(members), rows.features.shape[1]
+    if m == 0 or d == 0:
+        return _trivial(rows, members, l2)
+    first = torch.float64 if precision == "double" else torch.float32
+    outcome = _descend(rows, members, l2, first, memory_bytes, None)
+    failed = torch.nonzero(~outcome.converged).flatten()
+    if len(failed) and first == torch.float32:
+        start = outcome.weights[failed]
+        retried = _descend(rows, members.take(failed.cpu()), l2[failed], torch.float64, memory_bytes, start)
+        _merge(outcome, retried, failed)
+        failed = failed[~retried.converged]
+    for number in failed.tolist():
+        index = torch.tensor([number])
+        fit = newton_fit(rows, members.take(index).task.tolist(), float(l2[number]), outcome.weights[number])
+        _merge(outcome, fit, index.to(failed.device))
+    return outcome
+
+
+def _descend(
+    rows: Rows, members: Members, l2: Tensor, dtype: torch.dtype, memory_bytes: int, start: Tensor | None
+) -> Outcome:
+    """All subsets in one precision, a tile at a time."""
+    used = torch.unique(members.task).tolist()
+    blocks = build_blocks(rows, used, dtype)
+    models = TaskModels(blocks, reference_point(blocks, float(l2.median())))
+    squared = torch.tensor([kind == "squared" for kind in rows.kinds])
+    exact = torch.ones(len(members), dtype=torch.bool)
+    exact[members.subset[~squared[members.task]]] = False
+    # Weights that move no logit by more than a hundred-thousandth are as good as zero.
+    mean_square = sum(float(block.rows.square().sum()) for block in blocks) / max(
+        1, sum(block.rows.shape[0] * block.rows.shape[1] * block.rows.shape[2] for block in blocks)
+    )
+    smallest = 1e-5 / mean_square**0.5 if mean_square > 0 else 1.0
+    descent = Descent(blocks, models, TOLERANCE, smallest, _PASSES[dtype])
+    tile = _tile_size(members, rows.features.shape[1], dtype, memory_bytes)
+    outcomes = []
+    for begin in range(0, len(members), tile):
+        part = torch.arange(begin, min(begin + tile, len(members)))
+        place = part.to(l2.device)
+        outcome = descent.run(
+            members.take(part),
+            l2[place].to(dtype),
+            exact[part].to(l2.device),
+            None if start is None else start[place].to(dtype),
+        )
+        outcomes.append(outcome)
+    names = list(vars(outcomes[0]))
+    return Outcome(*(torch.cat([getattr(outcome, name) for outcome in outcomes]) for name in names))
+
+
+def _tile_size(members: Members, d: int, dtype: torch.dtype, memory_bytes: int) -> int:
+    """Subsets whose pairs, vectors and stacked weights stay within the budget."""
+    vectors = 32 + 3 * float(members.size.double().mean())
+    each = vectors * d * torch.finfo(dtype).bits / 8
+    return int(min(_LARGEST_TILE, max(16, memory_bytes / each)))
+
+
+def _merge(outcome: Outcome, other: Outcome, where: Tensor) -> None:
+    dtype = torch.promote_types(outcome.weights.dtype, other.weights.dtype)
+    for name in ("weights", "gradient_norm", "objective"):
+        merged = getattr(outcome, name).to(dtype)
+        merged[where] = getattr(other, name).to(dtype)
+        setattr(outcome, name, merged)
+    outcome.iterations[where] += other.iterations
+    outcome.converged[where] = other.converged
+
+
+def _trivial(rows: Rows, members: Members, l2: Tensor) -> Outcome:
+    """No subsets or no dimensions: nothing to fit, but the objective is that of the margins."""
+    m, device = len(members), rows.features.device
+    zeros = torch.zeros(m, dtype=torch.float64, device=device)
+    objective = zeros.clone()
+    for number in range(m):
+        tasks = members.task[members.subset == number].tolist()
+        blocks = build_blocks(rows, tasks, torch.float64)
+        total = [block.losses(block.offsets).sum(-1) / block.counts for block in blocks]
+        objective[number] = torch.cat(total).mean()
+    return Outcome(
+        rows.features.new_zeros((m, rows.features.shape[1])),
+        torch.zeros(m, dtype=torch.int64, device=device),
+        torch.ones(m, dtype=torch.bool, device=device),
+        zeros,
+        objective,
+    )

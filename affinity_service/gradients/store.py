@@ -1,0 +1,120 @@
+"""The feature store: Arrow IPC files of (example, task) rows, memory-mapped on reading.
+
+Rows are sorted by split, task and example, and cut into shards of equal length, so a task's rows lie together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from affinity_service.artifacts import StudyFolder
+from affinity_service.errors import UserError
+from affinity_service.gradients.features import Features
+from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
+
+LAYOUT = "gradients/layout.json"
+
+
+def pair_rows(suite: Suite) -> tuple[NDArray[np.int8], NDArray[np.int32], NDArray[np.int64]]:
+    """Split, task and example of every row of the store: training rows first, then validation."""
+    parts = [(split, *suite.pairs(split)) for split in (TRAIN, VALIDATION)]
+    split = np.concatenate([np.full(len(example), code, np.int8) for code, example, _ in parts])
+    return split, np.concatenate([t for *_, t in parts]), np.concatenate([e for _, e, _ in parts])
+
+
+def shard_name(index: int) -> str:
+    return f"gradients/shard-{index:05d}.arrow"
+
+
+def write_shard(
+    folder: StudyFolder,
+    index: int,
+    split: NDArray[np.int8],
+    task: NDArray[np.int32],
+    example: NDArray[np.int64],
+    content: Features,
+) -> None:
+    dimension = content.features.shape[1]
+    features = pa.FixedSizeListArray.from_arrays(pa.array(content.features.reshape(-1)), dimension)
+    batch = pa.record_batch(
+        {
+            "split": split,
+            "task": task,
+            "example": example,
+            "margin": content.margins,
+            "target": content.targets,
+            "features": features,
+        }
+    )
+    with folder.writing(shard_name(index)) as stream, pa.ipc.new_file(stream, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """Rows sorted by task: features (N, d), margins, targets, task_of_row and example (N,)."""
+
+    features: NDArray[np.float32]
+    margins: NDArray[np.float32]
+    targets: NDArray[np.float32]
+    task_of_row: NDArray[np.int32]
+    example: NDArray[np.int64]
+
+
+class FeatureStore:
+    """Reads a finished store. Opening maps the files; only the rows asked for are copied."""
+
+    def __init__(self, folder: StudyFolder) -> None:
+        layout: dict[str, Any] = folder.read_json(LAYOUT)
+        self.dimension: int = layout["dimension"]
+        self._shards = [self._open(folder, shard_name(index)) for index in range(layout["shards"])]
+        self._split, self._task = (self._column(name) for name in ("split", "task"))
+        starts = np.cumsum([0, *(len(shard["split"]) for shard in self._shards)])
+        self._starts = starts.tolist()
+
+    @staticmethod
+    def _open(folder: StudyFolder, name: str) -> dict[str, NDArray[Any]]:
+        try:
+            batch = pa.ipc.open_file(pa.memory_map(str(folder.local_path(name)))).get_batch(0)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(
+                f"study {folder.root}: `{name}` cannot be read ({error}); remove it and run the study again"
+            ) from error
+        columns = {n: batch.column(n) for n in batch.schema.names}
+        features = columns.pop("features")
+        arrays = {n: column.to_numpy() for n, column in columns.items()}
+        dimension = features.type.list_size
+        return {**arrays, "features": features.values.to_numpy().reshape(-1, dimension)}
+
+    def _column(self, name: str) -> NDArray[Any]:
+        return np.concatenate([shard[name] for shard in self._shards])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def rows(self, split: int, tasks: Sequence[int] | None = None) -> FeatureRows:
+        """The rows of one split, of the tasks asked for (all when None)."""
+        wanted = self._split == split
+        if tasks is not None:
+            wanted &= np.isin(self._task, list(tasks))
+        pieces: dict[str, list[NDArray[Any]]] = {n: [] for n in ("features", "margin", "target", "task", "example")}
+        for shard, start in zip(self._shards, self._starts, strict=False):
+            local = np.flatnonzero(wanted[start : start + len(shard["split"])])
+            if len(local) == 0:
+                continue
+            # Rows of a task lie together, so a slice (no copy yet) often does.
+            chosen: Any = slice(local[0], local[-1] + 1) if local[-1] - local[0] + 1 == len(local) else local
+            for name, parts in pieces.items():
+                parts.append(shard[name][chosen])
+        if not pieces["task"]:
+            raise UserError(f"the feature store has no rows of tasks {tasks}")
+        joined = {name: np.concatenate(parts) for name, parts in pieces.items()}
+        return FeatureRows(
+            joined["features"], joined["margin"], joined["target"], joined["task"], joined["example"]
+        )

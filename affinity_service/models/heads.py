@@ -1,0 +1,40 @@
+"""A linear head per task, computed as one product."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from affinity_service.tasks.suite import Task
+
+
+class TaskHeads(nn.Module):
+    """Heads of T tasks over a shared representation.
+
+    Each head keeps parameters of its own, so that a task that takes no part in a step has ``.grad is None``, yet
+    all requested heads are one matrix product. The parameters sit directly on this module: ZeRO-3 gathers what a
+    module owns before its forward.
+    """
+
+    def __init__(self, width: int, tasks: Sequence[Task]) -> None:
+        super().__init__()
+        self.outputs = [task.outputs for task in tasks]
+        # The bound of torch's Linear.
+        bound = 1 / math.sqrt(width)
+        for index, outputs in enumerate(self.outputs):
+            self.register_parameter(f"weight_{index}", nn.Parameter(torch.empty(outputs, width).uniform_(-bound, bound)))
+            self.register_parameter(f"bias_{index}", nn.Parameter(torch.empty(outputs).uniform_(-bound, bound)))
+
+    def head(self, task: int) -> tuple[nn.Parameter, nn.Parameter]:
+        """Weight (C, width) and bias (C,) of one task."""
+        return getattr(self, f"weight_{task}"), getattr(self, f"bias_{task}")
+
+    def forward(self, representation: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
+        """(..., width) → (..., columns): the outputs of the tasks asked for, all when None, in their order."""
+        chosen = range(len(self.outputs)) if tasks is None else tasks
+        weights, biases = zip(*(self.head(task) for task in chosen), strict=True)
+        return F.linear(representation, torch.cat(weights), torch.cat(biases))

@@ -1,0 +1,60 @@
+"""The loss of every (example, task), for whole batches and for stacks of models alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from affinity_service.tasks.suite import Task
+
+
+class TaskLosses:
+    """Losses of T tasks from the columns of their heads.
+
+    Binary: logistic loss. Multi-class: cross-entropy. Regression: half the squared error on the standardised
+    target. All in nats or squared standard deviations; the mean over tasks of per-task means is what training
+    minimises.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        starts = [0, *accumulate(task.outputs for task in tasks)]
+        self.slices = [slice(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+        self.columns = starts[-1]
+        by_kind = {kind: [i for i, task in enumerate(tasks) if task.kind == kind] for kind in ("binary", "regression")}
+        self._binary, self._regression = by_kind["binary"], by_kind["regression"]
+        self._multiclass = [i for i, task in enumerate(tasks) if task.kind == "multiclass"]
+        self._order = torch.tensor(self._binary + self._regression + self._multiclass).argsort()
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """(..., columns), labels (..., T) or fewer leading dimensions → (..., T); 0 where the label is NaN."""
+        labels = labels.expand(*outputs.shape[:-1], labels.shape[-1])
+        known = ~labels.isnan()
+        targets = torch.where(known, labels, 0.0)
+        parts = []
+        if self._binary:
+            logits = outputs[..., [self.slices[i].start for i in self._binary]]
+            parts.append(F.binary_cross_entropy_with_logits(logits, targets[..., self._binary], reduction="none"))
+        if self._regression:
+            predictions = outputs[..., [self.slices[i].start for i in self._regression]]
+            parts.append(0.5 * (predictions - targets[..., self._regression]).square())
+        for i in self._multiclass:
+            log_p = F.log_softmax(outputs[..., self.slices[i]], dim=-1)
+            parts.append(-log_p.gather(-1, targets[..., i : i + 1].long()))
+        losses = torch.cat(parts, dim=-1)[..., self._order.to(outputs.device)]
+        return losses * known
+
+
+def task_weights(counts: Sequence[int], tasks: Sequence[int], rows: int) -> Tensor:
+    """(T,) weight of each task's summed batch loss per example, 0 outside ``tasks``.
+
+    With rows / (|S| · n_t) the expected batch loss is exactly the mean over tasks of the task's mean loss over
+    its own n_t labelled examples, however the missing labels fall.
+    """
+    weights = torch.zeros(len(counts))
+    for task in tasks:
+        weights[task] = rows / (len(tasks) * counts[task])
+    return weights

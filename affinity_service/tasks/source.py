@@ -1,0 +1,31 @@
+"""From the `data` section of a config to a checked suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from affinity_service.config import ParquetSource, Source, SourceConfig, YeastSource
+from affinity_service.tasks.checks import check_suite, drop_rare_tasks
+from affinity_service.tasks.parquet import read_parquet
+from affinity_service.tasks.suite import Suite, standardise_inputs, standardise_targets
+from affinity_service.tasks.yeast import read_yeast
+
+READERS: dict[type[SourceConfig], Callable[..., Suite]] = {
+    YeastSource: read_yeast,
+    ParquetSource: read_parquet,
+}
+
+
+def load_suite(source: Source) -> Suite:
+    """Read, check and standardise the suite that the config names.
+
+    Raises
+    ------
+    UserError
+        The data cannot be read or no stage could use it; the message names the file, column or task.
+    """
+    suite = READERS[type(source)](source)
+    suite = drop_rare_tasks(suite, source.minimum_positives, source.minimum_negatives)
+    check_suite(suite)
+    suite = standardise_targets(suite)
+    return standardise_inputs(suite) if source.standardise else suite

@@ -1,0 +1,145 @@
+"""The suite: examples, labels with missing ones, splits, and what each task is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affinity_service.artifacts import fingerprint
+from affinity_service.errors import UserError
+
+Kind = Literal["binary", "multiclass", "regression"]
+SPLITS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST = range(3)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task. `classes` counts outputs of a multi-class task (2 or more); `mean` and `scale` undo the
+    standardisation of a regression target: raw = standardised · scale + mean."""
+
+    name: str
+    kind: Kind
+    classes: int = 1
+    mean: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def outputs(self) -> int:
+        """Columns that the task's head produces."""
+        return self.classes if self.kind == "multiclass" else 1
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Many tasks over one set of examples.
+
+    Attributes
+    ----------
+    inputs : (N, ...) float32, what the model reads.
+    labels : (N, T) float32. {0, 1} for binary, the class index for multi-class, the standardised value for
+        regression, NaN where an example has no label for a task.
+    split : (N,) int8, indices into ``SPLITS``.
+    tasks : T tasks, in the order of the columns of ``labels``.
+    left_out : name and reason of every task that was in the source and is not in the suite.
+    """
+
+    inputs: NDArray[np.float32]
+    labels: NDArray[np.float32]
+    split: NDArray[np.int8]
+    tasks: tuple[Task, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def names(self) -> list[str]:
+        return [task.name for task in self.tasks]
+
+    @cached_property
+    def observed(self) -> NDArray[np.bool_]:
+        """(N, T): whether the example has a label for the task."""
+        return ~np.isnan(self.labels)
+
+    def pairs(self, split: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Every observed (example, task) of one split, sorted by task, then example."""
+        in_split = np.flatnonzero(self.split == split)
+        task, row = np.nonzero(self.observed[in_split].T)
+        return in_split[row], task.astype(np.int32)
+
+    def rows(self, split: int, tasks: Sequence[int] | None = None) -> NDArray[np.int64]:
+        """Examples of one split that have a label for at least one of the tasks."""
+        labelled = self.observed if tasks is None else self.observed[:, list(tasks)]
+        return np.flatnonzero((self.split == split) & labelled.any(axis=1))
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Stands for the data in fingerprints."""
+        digest = hashlib.sha256()
+        for array in (self.inputs, self.labels, self.split):
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return fingerprint([digest.hexdigest(), [vars(task) for task in self.tasks]])
+
+    def summary(self) -> dict[str, Any]:
+        """What `suite.json` says: sizes, tasks with their counts, what was left out and why."""
+        tasks = []
+        for index, task in enumerate(self.tasks):
+            entry: dict[str, Any] = {**vars(task)}
+            for code, split in enumerate(SPLITS):
+                values = self.labels[(self.split == code) & self.observed[:, index], index]
+                entry[split] = len(values)
+                if task.kind == "binary":
+                    entry[f"{split}_positives"] = int(values.sum())
+            tasks.append(entry)
+        return {
+            "examples": len(self),
+            "input_shape": list(self.inputs.shape[1:]),
+            "splits": {name: int((self.split == code).sum()) for code, name in enumerate(SPLITS)},
+            "tasks": tasks,
+            "left_out": [{"name": name, "reason": reason} for name, reason in self.left_out],
+            "content_hash": self.content_hash,
+        }
+
+
+def seeded_split(examples: int, validation: float, test: float, seed: int) -> NDArray[np.int8]:
+    """(N,) codes into ``SPLITS``: the given fractions, rounded, at random by the seed."""
+    order = np.random.default_rng(seed).permutation(examples)
+    split = np.full(examples, TRAIN, np.int8)
+    held_out = round(examples * validation)
+    split[order[:held_out]] = VALIDATION
+    split[order[held_out : held_out + round(examples * test)]] = TEST
+    return split
+
+
+def standardise_inputs(suite: Suite) -> Suite:
+    """Inputs to mean 0 and variance 1 over the training examples; a constant column becomes 0."""
+    training = suite.inputs[suite.split == TRAIN].astype(np.float64)
+    mean, deviation = training.mean(axis=0), training.std(axis=0)
+    # A column constant up to rounding carries no information and must not be blown up to unit variance.
+    constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-30)
+    deviation[constant] = np.inf
+    return replace(suite, inputs=((suite.inputs - mean) / deviation).astype(np.float32))
+
+
+def standardise_targets(suite: Suite) -> Suite:
+    """Regression labels to mean 0 and variance 1 over the training examples, remembered in the tasks."""
+    labels, tasks = suite.labels.copy(), list(suite.tasks)
+    for column, task in enumerate(tasks):
+        if task.kind == "regression":
+            known = labels[suite.split == TRAIN, column].astype(np.float64)
+            mean, scale = float(np.nanmean(known)), float(np.nanstd(known))
+            if not scale > 1e-12 * max(1.0, abs(mean)):
+                raise UserError(
+                    f"task `{task.name}`: all training labels are {mean:g}; a regression task needs labels that vary"
+                )
+            labels[:, column] = (labels[:, column] - mean) / scale
+            tasks[column] = replace(task, mean=mean, scale=scale)
+    return replace(suite, labels=labels, tasks=tuple(tasks))
