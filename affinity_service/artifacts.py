@@ -41,7 +41,7 @@ class StudyFolder:
 
     @classmethod
     def at(cls, location: str | Path) -> StudyFolder:
-        text = str(location)
+        text = str(location).removeprefix("file://")
         if "://" not in text:
             text = str(Path(text).expanduser().absolute())
         return cls(text.rstrip("/"))
@@ -91,8 +91,13 @@ class StudyFolder:
     def writing(self, name: str) -> Iterator[pa.NativeFile]:
         """An output stream whose file appears under `name` only when the block ends without an error."""
         if not self.is_local:
-            with self.filesystem.open_output_stream(name) as stream:
-                yield stream
+            # Closing a stream to an object store publishes it, also after an error: upload only what is whole.
+            with tempfile.NamedTemporaryFile() as scratch:
+                with pa.OSFile(scratch.name, "wb") as stream:
+                    yield stream
+                self.filesystem.create_dir(name.rpartition("/")[0], recursive=True)
+                with open(scratch.name, "rb") as source, self.filesystem.open_output_stream(name) as target:
+                    shutil.copyfileobj(source, target, 1 << 22)
             return
         target = Path(self.root, name)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +181,12 @@ class StudyFolder:
         return False
 
     def complete(
-        self, stage: str, wanted: str, outputs: Sequence[str], timing: Mapping[str, Any], identity: str | None = None
+        self,
+        stage: str,
+        wanted: str,
+        outputs: Sequence[str],
+        timing: Mapping[str, Any],
+        identity: str | None = None,
     ) -> None:
         """Write the manifest, which finishes the stage.
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from affinity_service.errors import UserError
 
 
-def Execution(default: Any, **constraints: Any) -> Any:  # noqa: N802 - reads as pydantic's Field does
+def Execution(default: Any, **constraints: Any) -> Any:
     """A field that changes speed or placement only."""
     return Field(default, json_schema_extra={"execution": True}, **constraints)
 
@@ -56,9 +56,7 @@ class SourceConfig(StageConfig):
     """What every source of a suite shares."""
 
     split: SplitConfig = SplitConfig()
-    minimum_positives: int = Field(
-        1, ge=1, description="a binary task with fewer positives is left out, and said so"
-    )
+    minimum_positives: int = Field(1, ge=1, description="a binary task with fewer positives is left out, and said so")
     minimum_negatives: int = Field(1, ge=1)
     standardise: bool = Field(True, description="features to mean 0, variance 1 over the training examples")
 
@@ -210,15 +208,22 @@ class Config(StageConfig):
         """
         path = Path(path)
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise UserError(f"config {path}: cannot be read: {reason}") from error
+        return cls.from_yaml(text, f"config {path}", name=path.stem)
+
+    @classmethod
+    def from_yaml(cls, text: str, origin: str = "config", name: str | None = None) -> Config:
+        """Parse YAML text; `name` is taken where the text has none."""
+        try:
+            content = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise UserError(f"config {path}: not valid YAML: {error}") from error
+            raise UserError(f"{origin}: not valid YAML: {error}") from error
         if not isinstance(content, Mapping):
-            raise UserError(f"config {path}: expected keys such as `name` and `data`, found {type(content).__name__}")
-        return cls.parse(content, origin=f"config {path}", name=path.stem)
+            raise UserError(f"{origin}: expected keys such as `name` and `data`, found {type(content).__name__}")
+        return cls.parse(content, origin, name)
 
     @classmethod
     def parse(cls, content: Mapping[str, Any], origin: str = "config", name: str | None = None) -> Config:

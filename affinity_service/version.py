@@ -13,7 +13,9 @@ from affinity_service.config import Provenance
 def provenance() -> Provenance:
     """Package version, commit (where the package lies in a git checkout) and schema version of the study folder."""
     return Provenance(
-        version=metadata.version("affinity-service"), commit=_commit() or "unknown", schema_version=SCHEMA_VERSION
+        version=metadata.version("affinity-service"),
+        commit=_commit() or "unknown",
+        schema_version=SCHEMA_VERSION,
     )
 
 

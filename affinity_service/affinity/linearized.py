@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -62,7 +63,12 @@ class LinearizedEstimator:
     """
 
     def __init__(
-        self, train: FeatureRows, validation: FeatureRows, tasks: Sequence[Task], l2: float, device: str = "cpu"
+        self,
+        train: FeatureRows,
+        validation: FeatureRows,
+        tasks: Sequence[Task],
+        l2: float,
+        device: str = "cpu",
     ) -> None:
         self.l2 = l2
         self.kinds = loss_kinds(tasks)
@@ -91,9 +97,9 @@ def loss_kinds(tasks: Sequence[Task]) -> list[str]:
 
 def _tensors(rows: FeatureRows, device: str) -> tuple[torch.Tensor, ...]:
     # Rows from the object store are read-only, which torch cannot express; nothing here writes to them.
-    arrays = (rows.features, rows.margins, rows.targets, rows.task_of_row.astype(np.int64))
+    arrays = (rows.features, rows.margins.astype(np.float32), rows.targets, rows.task_of_row.astype(np.int64))
     return tuple(torch.tensor(array, device=device) for array in arrays)
 
 
-def _numpy(values: object) -> NDArray[np.generic]:
+def _numpy(values: object) -> NDArray[Any]:
     return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)

@@ -47,8 +47,8 @@ class AffinityMatrix:
         return table
 
     def _frame(self, values: Floats) -> pd.DataFrame:
-        axes = (pd.Index(self.names, name=name) for name in ("receiver", "source"))
-        return pd.DataFrame(values, *axes)
+        receiver, source = (pd.Index(self.names, name=name) for name in ("receiver", "source"))
+        return pd.DataFrame(values, index=receiver, columns=source)
 
     def to_table(self) -> pa.Table:
         """One row per ordered pair."""
@@ -118,6 +118,9 @@ def _with_pooled(deviation: Floats, counts: NDArray[np.int64], covered: NDArray[
     square = weight * deviation**2
     everyone = square.sum() / max(weight.sum(), 1)
     pooled = np.divide(
-        square.sum(axis=1), weight.sum(axis=1), out=np.full(len(counts), everyone), where=weight.sum(axis=1) > 0
+        square.sum(axis=1),
+        weight.sum(axis=1),
+        out=np.full(len(counts), everyone),
+        where=weight.sum(axis=1) > 0,
     )
     return np.where(several, deviation, np.sqrt(pooled)[:, None])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from affinity_service.affinity.matrix import AffinityMatrix, matrix_from_estimates
-from affinity_service.artifacts import StudyFolder, fingerprint
+from affinity_service.artifacts import fingerprint
 from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.grouping import centre_rows, cluster
+from affinity_service.tables import read_table, write_table
 
 ESTIMATE_COLUMNS = ["subset", "tasks", "predicted_loss", "standard_error"]
 
@@ -54,13 +54,3 @@ def group_tasks(context: StageContext) -> StageOutcome:
         },
     )
     return StageOutcome(flops=0.0, workers=1, identity=fingerprint(groups))
-
-
-def read_table(folder: StudyFolder, name: str, columns: list[str] | None = None) -> pa.Table:
-    with folder.filesystem.open_input_file(name) as stream:
-        return pq.read_table(stream, columns=columns)
-
-
-def write_table(folder: StudyFolder, name: str, table: pa.Table) -> None:
-    with folder.writing(name) as stream:
-        pq.write_table(table, stream)

@@ -7,7 +7,7 @@ import ray
 from affinity_service.artifacts import fingerprint
 from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.train import progress_board, train_model
-from affinity_service.engine.train_loop import TrainJob
+from affinity_service.engine.train_job import TrainJob
 
 
 def train_base_model(context: StageContext) -> StageOutcome:

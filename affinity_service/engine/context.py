@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
+from affinity_service.reporter import Reporter
 from affinity_service.tasks.suite import Suite
 
 log = logging.getLogger("affinity_service")
-
-Progress = Callable[[int, int, str], None]
-"""done, total, what is counted or happening."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +21,11 @@ class StageContext:
     config: Config
     folder: StudyFolder
     suite: Suite
-    progress: Progress
+    reporter: Reporter
     scratch: str
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        self.reporter.progress(done, total, text)
 
     def reused(self, finished: int, total: int, pieces: str) -> None:
         """Say what an interrupted run had finished and this one does not compute again."""
@@ -34,7 +34,7 @@ class StageContext:
             self.progress(finished, total, f"{pieces} reused")
 
     def warn(self, message: str) -> None:
-        log.warning("%s: %s", self.stage, message)
+        self.reporter.warn(message)
 
 
 @dataclass(frozen=True)

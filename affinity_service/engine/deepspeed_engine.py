@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import deepspeed
 import torch
-from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from torch import Tensor, nn
 
 from affinity_service.config import TrainConfig
+
+if not torch.cuda.is_available():
+    # Otherwise DeepSpeed looks for accelerators and warns that it found none.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import deepspeed
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
 
 def start(model: nn.Module, config: TrainConfig, local_rank: int) -> Any:
@@ -36,7 +41,9 @@ def start(model: nn.Module, config: TrainConfig, local_rank: int) -> Any:
     }
     # An optimizer object: naming one in the settings makes DeepSpeed compile its own.
     optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=config.learning_rate, weight_decay=config.weight_decay
+        [p for p in model.parameters() if p.requires_grad],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
     )
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
     return engine
@@ -55,8 +62,8 @@ def full_state(engine: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
             moment = engine.optimizer.state[parameter].get("exp_avg_sq")
         weights[name] = weight.float().cpu().clone().view(parameter_shape(parameter))
         # A head that never took part in a step has no moment yet.
-        moments[name] = torch.zeros_like(weights[name]) if moment is None else moment.float().cpu().clone().view_as(
-            weights[name]
+        moments[name] = (
+            torch.zeros_like(weights[name]) if moment is None else moment.float().cpu().clone().view_as(weights[name])
         )
     return weights, moments
 

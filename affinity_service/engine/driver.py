@@ -7,11 +7,12 @@ import importlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from affinity_service.artifacts import StudyFolder, fingerprint
 from affinity_service.config import Config
 from affinity_service.engine.context import StageContext, StageOutcome
+from affinity_service.reporter import Reporter
 from affinity_service.tasks import Suite, load_suite
 from affinity_service.version import provenance
 
@@ -37,7 +38,14 @@ class Stage:
 
 STAGES = (
     Stage("base_model", ("model", "base"), ("suite",), ("base_model/",), "base_model", "train_base_model"),
-    Stage("gradients", ("gradients",), ("suite", "base_model"), ("gradients/",), "gradients", "compute_gradients"),
+    Stage(
+        "gradients",
+        ("gradients",),
+        ("suite", "base_model"),
+        ("gradients/",),
+        "gradients",
+        "compute_gradients",
+    ),
     Stage("fits", ("fits",), ("gradients",), ("fits/",), "fits", "fit_subsets_stage"),
     Stage("affinity", ("affinity",), ("fits",), ("affinity/",), "analysis", "estimate_affinity", on_ray=False),
     Stage("groups", ("groups",), ("affinity",), ("groups.json",), "analysis", "group_tasks", on_ray=False),
@@ -55,20 +63,10 @@ STAGES = (
         ("suite", "base_model", "gradients", "fits", "affinity", "groups", "group_models"),
         ("report/",),
         "reporting",
-        "write_report",
+        "write_report_stage",
         on_ray=False,
     ),
 )
-
-
-class Reporter(Protocol):
-    """Who is told how a run goes."""
-
-    def started(self, stage: str) -> None: ...
-
-    def progress(self, done: int, total: int, text: str) -> None: ...
-
-    def finished(self, stage: str, seconds: float, reused: bool) -> None: ...
 
 
 def run_study(
@@ -113,21 +111,22 @@ def _run_stage(
     from affinity_service.engine.memory import peak_memory
     from affinity_service.engine.session import scratch
 
-    context = StageContext(stage.name, config, folder, suite, reporter.progress, scratch(folder, config.resources))
+    context = StageContext(stage.name, config, folder, suite, reporter, scratch(folder, config.resources))
     folder.begin(stage.name, wanted, stage.outputs)
     start = time.perf_counter()
     with peak_memory() as peak:
         outcome = stage.load()(context)
+    seconds = time.perf_counter() - start
     timing = {
         "name": stage.name,
-        "seconds": time.perf_counter() - start,
+        "seconds": seconds,
         "flops": outcome.flops,
         "peak_bytes": peak.bytes,
         "workers": outcome.workers,
     }
     folder.complete(stage.name, wanted, stage.outputs, timing, outcome.identity)
     folder.write_json("timings.json", {"stages": list(_timings(folder))})
-    return timing["seconds"]
+    return seconds
 
 
 def _timings(folder: StudyFolder) -> Iterator[dict[str, Any]]:

@@ -62,7 +62,9 @@ def fit_subsets_stage(context: StageContext) -> StageOutcome:
     rows = load_rows.options(**TASK_RETRIES).remote(folder)
 
     def submit(_: int, start: int) -> ray.ObjectRef:
-        return fit_tile.options(**options).remote(rows, suite.tasks, subsets[start : start + tile], start, config, folder)
+        return fit_tile.options(**options).remote(
+            rows, suite.tasks, subsets[start : start + tile], start, config, folder
+        )
 
     flops, done, unconverged = 0.0, len(starts) - len(missing), 0
     for outcome in map_unordered(submit, range(workers), missing):
@@ -71,7 +73,9 @@ def fit_subsets_stage(context: StageContext) -> StageOutcome:
         done += 1
         context.progress(min(done * tile, len(subsets)), len(subsets), "subset fits")
     if unconverged:
-        context.warn(f"{unconverged} of {len(subsets)} subset fits did not converge; raise fits.l2 ({config.fits.l2:g})")
+        context.warn(
+            f"{unconverged} of {len(subsets)} subset fits did not converge; raise fits.l2 ({config.fits.l2:g})"
+        )
     return StageOutcome(flops=flops, workers=workers)
 
 

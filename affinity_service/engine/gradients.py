@@ -26,8 +26,11 @@ from affinity_service.tasks.suite import Suite
 class GradientActor:
     """Holds the base model; computes and writes one shard per call."""
 
-    def __init__(self, suite: Suite, config: Config, folder: StudyFolder) -> None:
-        self.suite, self.config, self.folder = suite, config.gradients, folder
+    def __init__(self, boxed: list[ray.ObjectRef], config: Config, folder: StudyFolder) -> None:
+        # In a list Ray passes the reference itself, which the driver keeps alive over restarts of the actor.
+        self.suite: Suite = ray.get(boxed[0])
+        suite = self.suite
+        self.config, self.folder = config.gradients, folder
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = build_model(config.model, suite.inputs.shape[1:], suite.tasks, config.base.seed)
         model.load_state_dict(load_safetensors(folder.read_bytes("base_model/model.safetensors")))
@@ -61,7 +64,7 @@ def compute_gradients(context: StageContext) -> StageOutcome:
     workers = max(1, min(config.gradients.workers, len(missing)))
     actors = [
         GradientActor.options(**actor_options(config.resources), **ACTOR_RETRIES).remote(  # type: ignore[attr-defined]
-            reference, config, folder
+            [reference], config, folder
         )
         for _ in range(workers)
     ]

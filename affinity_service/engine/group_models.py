@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,15 @@ from safetensors.torch import save as save_safetensors
 
 from affinity_service.artifacts import StudyFolder, fingerprint
 from affinity_service.config import Config
-from affinity_service.engine.analysis import read_table, write_table
 from affinity_service.engine.context import StageContext, StageOutcome
-from affinity_service.engine.session import actor_options, gpus_per_worker
+from affinity_service.engine.session import actor_options
 from affinity_service.engine.train import progress_board, train_model
-from affinity_service.engine.train_loop import TrainJob
+from affinity_service.engine.train_job import TrainJob
 from affinity_service.evaluation.flops import pass_flops
 from affinity_service.evaluation.outcomes import GROUPS, plan_runs
 from affinity_service.evaluation.stacked import Run, RunOutcome, StackedTrainer, split_losses
 from affinity_service.models import build_model
+from affinity_service.tables import read_table, write_table
 from affinity_service.tasks.suite import TEST, TRAIN, VALIDATION, Suite
 
 # Above so many parameters a stack of models gains little over training them one by one.
@@ -88,7 +88,12 @@ def _tune(context: StageContext, trials: Sequence[Trial], models: int) -> None:
     with progress_board(context.progress) as board:
         board.update.remote(models - sum(len(trial.runs) for trial in trials), models, "models trained")
         trainable = tune.with_parameters(
-            run_trial, suite=context.suite, config=config, folder=context.folder, scratch=context.scratch, board=board
+            run_trial,
+            suite=context.suite,
+            config=config,
+            folder=context.folder,
+            scratch=context.scratch,
+            board=board,
         )
         batched = _batched(config, context.suite)
         options = actor_options(config.resources) if batched else {"num_cpus": 0, "num_gpus": 0}
@@ -169,8 +174,9 @@ def _train_one_by_one(runs: Sequence[Run], suite: Suite, config: Config, scratch
         weights = load_safetensors(trained.weights)
         model.load_state_dict(weights)
         member = np.isin(np.arange(len(suite.tasks)), run.tasks)
-        losses = [np.where(member, split_losses(model, suite, split), np.nan) for split in (VALIDATION, TEST)]
-        outcomes.append(RunOutcome(run, trained.state.best_epoch + 1, trained.state.epoch, *losses, weights))
+        validation, test = (np.where(member, split_losses(model, suite, split), np.nan) for split in (VALIDATION, TEST))
+        state = trained.state
+        outcomes.append(RunOutcome(run, state.best_epoch + 1, state.epoch, validation, test, weights))
     return outcomes
 
 
@@ -195,7 +201,11 @@ def _results(outcomes: Sequence[tuple[Any, dict[str, Any]]], names: Sequence[str
 
 
 def _keep_best(
-    folder: StudyFolder, trials: Sequence[Trial], tasks: tuple[int, ...], outcomes: dict[Run, dict[str, Any]], index: int
+    folder: StudyFolder,
+    trials: Sequence[Trial],
+    tasks: tuple[int, ...],
+    outcomes: dict[Run, dict[str, Any]],
+    index: int,
 ) -> None:
     """The group's model is the seed with the lowest validation loss."""
     mean_loss = {run: float(np.nanmean(np.array(row["validation"], float))) for run, row in outcomes.items()}

@@ -16,7 +16,10 @@ TASK_RETRIES = {"max_retries": -1}
 
 
 def map_unordered(
-    submit: Callable[[Any, Item], ray.ObjectRef], workers: Sequence[Any], items: Sequence[Item], depth: int = 1
+    submit: Callable[[Any, Item], ray.ObjectRef],
+    workers: Sequence[Any],
+    items: Sequence[Item],
+    depth: int = 1,
 ) -> Iterator[Any]:
     """Results in the order they finish; each worker holds at most `depth` items at a time.
 

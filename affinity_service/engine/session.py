@@ -32,6 +32,8 @@ def connected(address: str | None = None) -> Iterator[None]:
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # It warns on every start that token authentication is on, which is as it should be.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     ray.init(
         address=address or "local",
         logging_level=logging.WARNING,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.train
@@ -16,7 +17,7 @@ from ray.train.torch import TorchTrainer
 
 from affinity_service.config import ResourceConfig
 from affinity_service.engine.session import gpus_per_worker
-from affinity_service.engine.train_loop import MOMENTS, STATE, WEIGHTS, TrainJob, TrainState, train_loop
+from affinity_service.engine.train_job import MOMENTS, STATE, WEIGHTS, TrainJob, TrainState
 from affinity_service.errors import UserError
 
 Progress = Callable[[int, int, str], None]
@@ -72,6 +73,12 @@ def progress_board(progress: Progress, seconds: float = 0.5) -> Iterator[ray.act
         ray.kill(board)
 
 
+def _loop(settings: dict[str, Any]) -> None:
+    from affinity_service.engine.train_loop import train_loop
+
+    train_loop(settings)
+
+
 def train_model(job: TrainJob, resources: ResourceConfig, storage: str, name: str) -> Trained:
     """Train to the best validation epoch; continues from the last checkpoint that the same name left.
 
@@ -83,7 +90,7 @@ def train_model(job: TrainJob, resources: ResourceConfig, storage: str, name: st
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     gpus = gpus_per_worker(resources)
     trainer = TorchTrainer(
-        train_loop,
+        _loop,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
             num_workers=job.train.workers,

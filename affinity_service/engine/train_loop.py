@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,44 +18,13 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from affinity_service.config import MLPConfig, TrainConfig
 from affinity_service.engine import deepspeed_engine
+from affinity_service.engine.train_job import ENGINE, MOMENTS, STATE, WEIGHTS, TrainJob, TrainState
 from affinity_service.evaluation.flops import pass_flops
 from affinity_service.models import TaskLosses, build_model
 from affinity_service.models.losses import task_weights
 from affinity_service.tasks.sampling import epoch_batches
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
-
-STATE, WEIGHTS, MOMENTS, ENGINE = "state.json", "model.safetensors", "second_moments.safetensors", "engine"
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """One training: a model on a set of tasks of a suite that lies in the object store."""
-
-    suite: ray.ObjectRef
-    model: MLPConfig
-    train: TrainConfig
-    tasks: tuple[int, ...]
-    progress: Any = None
-
-
-@dataclass
-class TrainState:
-    """What continues after an interruption, beside the engine's own checkpoint."""
-
-    epoch: int = 0
-    steps: int = 0
-    best_epoch: int = -1
-    best_loss: float = float("inf")
-    flops: float = 0.0
-    world_size: int = 1
-    history: list[dict[str, Any]] = field(default_factory=list)
-    diverged: bool = False
-
-    def stopped(self, config: TrainConfig) -> bool:
-        waited = self.epoch - 1 - self.best_epoch
-        return self.diverged or self.epoch >= config.epochs or waited >= config.patience
 
 
 def train_loop(settings: dict[str, Any]) -> None:
@@ -188,8 +156,3 @@ class _Worker:
             self.engine.load_checkpoint(directory, tag=ENGINE)
             self.state = state
             self.best = (load_file(Path(directory, WEIGHTS)), load_file(Path(directory, MOMENTS)))
-
-
-def best_per_task(state: TrainState, tasks: Sequence[int]) -> list[float]:
-    """Validation loss per task at the best epoch."""
-    return [state.history[state.best_epoch]["validation_per_task"][task] for task in tasks]

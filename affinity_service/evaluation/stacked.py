@@ -166,7 +166,12 @@ class _Stack:
         facts: list[Any] = [self.best_epoch.tolist(), self.epochs_done.tolist(), *losses]
         return [
             RunOutcome(
-                run, best + 1, epochs, validation, test, {name: p[i].cpu().clone() for name, p in self.best.items()}
+                run,
+                best + 1,
+                epochs,
+                validation,
+                test,
+                {name: p[i].cpu().clone() for name, p in self.best.items()},
             )
             for i, (run, best, epochs, validation, test) in enumerate(zip(self.runs, *facts, strict=True))
         ]

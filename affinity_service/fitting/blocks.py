@@ -4,7 +4,7 @@ The fits never gather the examples of a subset. Rows lie sorted by task; the wei
 a task are stacked, and one product per task gives the logits of all of them, one more the gradients.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,21 @@ _PADDING_OFFSET = -80.0
 
 
 @dataclass(frozen=True)
+class Loss:
+    """Losses of a kind as functions of u (see TaskBlock), and their first and second derivatives."""
+
+    values: Callable[[Tensor], Tensor]
+    slopes: Callable[[Tensor], Tensor]
+    curvatures: Callable[[Tensor], Tensor]
+
+
+LOSSES: dict[Kind, Loss] = {
+    "logistic": Loss(softplus, torch.sigmoid, lambda u: torch.sigmoid(u) * torch.sigmoid(-u)),
+    "squared": Loss(lambda u: 0.5 * u.square(), lambda u: u, torch.ones_like),
+}
+
+
+@dataclass(frozen=True)
 class TaskBlock:
     """B tasks of one kind and similar size. rows (B, n, d) and offsets (B, n) hold, for a logistic task,
     −s·features and −s·margin with s = ±1, so that u = rows·w + offset has loss softplus(u) and slope σ(u); for a
@@ -36,18 +51,9 @@ class TaskBlock:
     offsets: Tensor
     counts: Tensor
 
-    def losses(self, u: Tensor) -> Tensor:
-        return softplus(u) if self.kind == "logistic" else u.square().mul_(0.5)
-
-    def slopes(self, u: Tensor) -> Tensor:
-        return torch.sigmoid(u) if self.kind == "logistic" else u
-
-    def curvatures(self, u: Tensor) -> Tensor:
-        """Second derivatives of the losses in u; padded rows have none."""
-        if self.kind == "squared":
-            return torch.ones_like(u)
-        q = torch.sigmoid(u)
-        return q.mul_(torch.sigmoid(-u))
+    @property
+    def loss(self) -> "Loss":
+        return LOSSES[self.kind]
 
     def scores(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """u (B, m, n') of weights x (B, m, d) on the rows from start to stop."""
@@ -67,21 +73,19 @@ class TaskBlock:
             return affine(slopes[0], rows[0])[None]
         return affine(slopes, rows)
 
-    def evaluate(self, x: Tensor, losses: Tensor, gradients: Tensor) -> None:
-        """Mean losses (B, m) and their gradients (B, m, d) at weights x (B, m, d), into the given tensors."""
+    def evaluate(self, x: Tensor, losses: Tensor | None, gradients: Tensor) -> None:
+        """Mean losses (B, m), if wanted, and gradients (B, m, d) at weights x (B, m, d), into the given tensors."""
         n, width = self.rows.shape[1], x.shape[0] * x.shape[1]
         piece = max(_MIN_PIECE, _WORK[x.device.type] // max(1, width))
         for start in range(0, n, piece):
             u = self.scores(x, start, start + piece)
-            loss = self.losses(u).sum(-1)
-            gradient = self.back(self.slopes(u), start, start + piece)
-            if start == 0:
-                losses.copy_(loss)
-                gradients.copy_(gradient)
-            else:
-                losses.add_(loss)
-                gradients.add_(gradient)
-        losses.div_(self.counts[:, None])
+            if losses is not None:
+                loss = self.loss.values(u).sum(-1)
+                losses.copy_(loss if start == 0 else losses + loss)
+            gradient = self.back(self.loss.slopes(u), start, start + piece)
+            gradients.copy_(gradient if start == 0 else gradients + gradient)
+        if losses is not None:
+            losses.div_(self.counts[:, None])
         gradients.div_(self.counts[:, None, None])
 
 
@@ -163,31 +167,43 @@ class Layout:
         slot = torch.cat(slots)[pair_position] + rank
         subset_of_slot = torch.zeros(total, dtype=torch.int64)
         subset_of_slot[slot] = members.subset
-        task_of_slot = torch.zeros(total, dtype=torch.int64)
-        task_of_slot[slot] = pair_position
-        self.task_of_slot = task_of_slot.to(device)
+        self.positions = pair_position.to(device)
         self.slot = slot.to(device)
         self.subset_of_slot = subset_of_slot.to(device)
+        self._buffers: tuple[Tensor, Tensor] | None = None
         self.offsets = (torch.cumsum(members.size, 0) - members.size).to(device)
 
-    def stack(self, x: Tensor) -> Tensor:
-        """Weights (M, d) of subsets → (slots, d)."""
-        return x.index_select(0, self.subset_of_slot)
+    def stack(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (M, d) of subsets → (slots, d), and a tensor of that shape for what is made of them.
+
+        Both are overwritten by the next call: fresh ones would cost more in page faults than the products do.
+        """
+        if self._buffers is None:
+            self._buffers = (
+                x.new_empty(len(self.subset_of_slot), x.shape[1]),
+                x.new_empty(len(self.subset_of_slot), x.shape[1]),
+            )
+        return torch.index_select(x, 0, self.subset_of_slot, out=self._buffers[0]), self._buffers[1]
 
     def mean(self, per_slot: Tensor) -> Tensor:
         """(slots, d) → (M, d): mean over the tasks of each subset. The order of summation is fixed."""
         return embedding_bag(self.slot, per_slot, self.offsets, mode="mean")
 
+    def mean_of_tasks(self, per_task: Tensor) -> Tensor:
+        """(tasks in the order of the blocks, d) → (M, d): mean over the tasks of each subset."""
+        return embedding_bag(self.positions, per_task, self.offsets, mode="mean")
 
-def evaluate(layout: Layout, x: Tensor) -> tuple[Tensor, Tensor]:
+
+def evaluate(layout: Layout, x: Tensor, with_losses: bool = True) -> tuple[Tensor | None, Tensor]:
     """Per subset the mean over its tasks of mean losses (M,) and the gradient (M, d), without the penalty."""
-    stacked = layout.stack(x)
-    gradients = torch.empty_like(stacked)
-    losses = stacked.new_empty((len(stacked), 1))
+    stacked, gradients = layout.stack(x)
+    losses = stacked.new_empty((len(stacked), 1)) if with_losses else None
     for block, first, m in layout.blocks:
         b = len(block.tasks)
         part = slice(first, first + b * m)
         block.evaluate(
-            stacked[part].view(b, m, -1), losses[part].view(b, m), gradients[part].view(b, m, -1)
+            stacked[part].view(b, m, -1),
+            None if losses is None else losses[part].view(b, m),
+            gradients[part].view(b, m, -1),
         )
-    return layout.mean(losses)[:, 0], layout.mean(gradients)
+    return None if losses is None else layout.mean(losses)[:, 0], layout.mean(gradients)

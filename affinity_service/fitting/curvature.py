@@ -8,7 +8,8 @@ ones: on two data sets it saved half of the passes over the examples against an 
 import torch
 from torch import Tensor
 
-from affinity_service.fitting.blocks import Layout, TaskBlock
+from affinity_service.fitting.blocks import LOSSES, Layout, TaskBlock
+from affinity_service.fitting.problem import Kind
 from affinity_service.fitting.products import affine
 
 _REFERENCE_ROWS = 20  # rows of the sample per dimension
@@ -20,18 +21,22 @@ def reference_point(blocks: list[TaskBlock], l2: float) -> Tensor:
     d = blocks[0].rows.shape[2]
     n_tasks = sum(len(block.tasks) for block in blocks)
     wanted = max(16, -(-_REFERENCE_ROWS * d // n_tasks))
-    # Evenly spaced rows: callers often sort the rows of a task by label.
-    samples = []
+    # One stack of rows per kind. Evenly spaced rows: callers often sort the rows of a task by label.
+    parts: dict[Kind, list[tuple[Tensor, Tensor, Tensor]]] = {}
     for block in blocks:
         n = block.rows.shape[1]
         index = torch.linspace(0, n - 1, min(n, wanted), device=block.rows.device).round().long()
-        share = 1 / (n_tasks * len(index))
-        samples.append((block, block.rows[:, index].reshape(-1, d), block.offsets[:, index].reshape(-1), share))
+        rows, offsets = block.rows[:, index].reshape(-1, d), block.offsets[:, index].reshape(-1)
+        share = torch.full_like(offsets, 1 / (n_tasks * len(index)))
+        parts.setdefault(block.kind, []).append((rows, offsets, share))
+    samples = [
+        (LOSSES[kind], *(torch.cat(column) for column in zip(*part, strict=True))) for kind, part in parts.items()
+    ]
 
     def objective(w: Tensor) -> Tensor:
         value = 0.5 * l2 * w.square().sum()
-        for block, rows, offsets, share in samples:
-            value = value + share * block.losses(torch.mv(rows, w) + offsets).sum()
+        for loss, rows, offsets, share in samples:
+            value = value + torch.dot(share, loss.values(torch.mv(rows, w) + offsets))
         return value
 
     w = blocks[0].rows.new_zeros(d)
@@ -39,10 +44,10 @@ def reference_point(blocks: list[TaskBlock], l2: float) -> Tensor:
     for _ in range(_REFERENCE_STEPS):
         gradient = l2 * w
         hessian = torch.zeros(d, d, dtype=w.dtype, device=w.device)
-        for block, rows, offsets, share in samples:
+        for loss, rows, offsets, share in samples:
             u = torch.mv(rows, w) + offsets
-            gradient = gradient + share * torch.mv(rows.t(), block.slopes(u))
-            hessian.addmm_(rows.t(), rows * block.curvatures(u)[:, None], alpha=share)
+            gradient = gradient + torch.mv(rows.t(), share * loss.slopes(u))
+            hessian.addmm_(rows.t(), rows * (share * loss.curvatures(u))[:, None])
         floor = max(l2, 1e-6 * float(hessian.diagonal().mean()), torch.finfo(w.dtype).tiny)
         hessian.diagonal().add_(floor)
         factor, failed = torch.linalg.cholesky_ex(hessian)
@@ -85,13 +90,15 @@ class TaskModels:
         for block in blocks:
             b = len(block.tasks)
             u = block.scores(w.expand(b, 1, d))
-            losses.append(block.losses(u).sum(-1) / block.counts[:, None])
-            gradients.append(block.back(block.slopes(u))[:, 0] / block.counts[:, None])
-            weight = block.curvatures(u)[:, 0] / block.counts[:, None]
+            losses.append(block.loss.values(u).sum(-1) / block.counts[:, None])
+            gradients.append(block.back(block.loss.slopes(u))[:, 0] / block.counts[:, None])
+            weight = block.loss.curvatures(u)[:, 0] / block.counts[:, None]
             if self.dense:
                 weighted = (block.rows * weight[:, :, None]).transpose(1, 2)
                 transposed = block.rows.transpose(1, 2)
-                blockwise = affine(weighted[0], transposed[0])[None] if b == 1 else affine(weighted, transposed)
+                blockwise = (
+                    affine(weighted[0], transposed[0])[None] if b == 1 else affine(weighted, transposed)
+                )
                 self.curvature.append(blockwise)
                 mean += blockwise.sum(0)
             else:
@@ -115,8 +122,7 @@ class TaskModels:
 
     def product(self, layout: Layout, v: Tensor, l2: Tensor) -> Tensor:
         """Curvature of each subset times v (M, d)."""
-        stacked = layout.stack(v)
-        out = torch.empty_like(stacked)
+        stacked, out = layout.stack(v)
         curvature = {block.tasks: value for block, value in zip(self.blocks, self.curvature, strict=True)}
         for block, first, m in layout.blocks:
             b = len(block.tasks)
@@ -131,8 +137,7 @@ class TaskModels:
 
     def diagonal(self, layout: Layout, l2: Tensor) -> Tensor:
         """Curvature of each subset along the basis, (M, d)."""
-        data = layout.mean(self.diagonals[layout.task_of_slot])
-        return data.add_(l2[:, None]).clamp_min_(self.floor)
+        return layout.mean_of_tasks(self.diagonals).add_(l2[:, None]).clamp_min_(self.floor)
 
     def precondition(self, v: Tensor, diagonal: Tensor) -> Tensor:
         return ((v @ self.basis).div_(diagonal)) @ self.basis.t()

@@ -16,6 +16,10 @@ from affinity_service.fitting.problem import Members
 
 _PAIRS = 8
 _ARMIJO = 1e-4
+# Steps whose expected decrease is below this share of the value are judged by slopes (approximate Wolfe conditions,
+# Hager & Zhang 2005), which also spares the logarithms.
+_NEAR = 1e-3
+_SLOPE = 0.8
 _SHORTEST = 1e-6
 # Solving the model more precisely than this gains nothing: its curvature is further off than that.
 _INNER_TOLERANCE = 0.1
@@ -111,12 +115,15 @@ class Descent:
     def _begin(self, layout: Layout, l2: Tensor, exact: Tensor, start: Tensor | None) -> _State:
         if start is None:
             x = self.models.w.repeat(len(l2), 1)
-            value = layout.mean(self.models.losses[layout.task_of_slot])[:, 0]
-            gradient = layout.mean(self.models.gradients[layout.task_of_slot])
+            value = layout.mean_of_tasks(self.models.losses)[:, 0]
+            gradient = layout.mean_of_tasks(self.models.gradients)
         else:
             x = start
-            value, gradient = evaluate(layout, x)
-        value, gradient = _penalise(value, gradient, x, l2)
+            losses, gradient = evaluate(layout, x)
+            assert losses is not None
+            value = losses
+        value = value + 0.5 * l2 * x.square().sum(1)
+        gradient = torch.addcmul(gradient, l2[:, None], x)
         infinite = torch.full_like(l2, torch.inf)
         number = torch.arange(len(l2), device=l2.device)
         return _State(
@@ -167,12 +174,21 @@ class Descent:
     def _try(self, state: _State, layout: Layout, step: Tensor) -> None:
         """One pass: accepts the tried points that decrease the objective enough, shortens the other steps."""
         trial = torch.addcmul(state.x, state.scale[:, None], step)
-        value, gradient = _penalise(*evaluate(layout, trial), trial, state.l2)
-        expected = state.scale * (step * state.gradient).sum(1)
-        rounding = 8 * torch.finfo(value.dtype).eps * state.value.abs()
-        enough = value <= state.value + _ARMIJO * expected + rounding
-        good = enough & gradient.isfinite().all(1)
-        # The parabola through the value and slope here and the value there.
+        slope_here = (step * state.gradient).sum(1)
+        expected = state.scale * slope_here
+        far = -expected > _NEAR * state.value.abs()
+        losses, gradient = evaluate(layout, trial, bool(far.any()))
+        gradient.addcmul_(state.l2[:, None], trial)
+        slope_there = (step * gradient).sum(1)
+        # Close to the minimum the difference of two values is rounding, and the slopes tell what it is.
+        value = state.value + 0.5 * (expected + state.scale * slope_there)
+        good = slope_there.abs() <= _SLOPE * slope_here.abs()
+        if losses is not None:
+            measured = losses + 0.5 * state.l2 * trial.square().sum(1)
+            value = torch.where(far, measured, value)
+            good = torch.where(far, measured <= state.value + _ARMIJO * expected, good)
+        good &= gradient.isfinite().all(1)
+        # The minimum of the parabola through the value and slope here and the value there.
         shrink = -0.5 * expected / (value - state.value - expected)
         shrink = torch.where(shrink.isfinite(), shrink, 0.1).clamp(0.1, 0.5)
         change, slope = trial - state.x, gradient - state.gradient
@@ -190,10 +206,6 @@ class Descent:
         state.value = torch.where(good, value, state.value)
         state.gradient = torch.where(good[:, None], gradient, state.gradient)
         state.moved = good
-
-
-def _penalise(value: Tensor, gradient: Tensor, w: Tensor, l2: Tensor) -> tuple[Tensor, Tensor]:
-    return value + 0.5 * l2 * w.square().sum(1), torch.addcmul(gradient, l2[:, None], w)
 
 
 def _record(

@@ -21,7 +21,7 @@ def newton_fit(rows: Rows, tasks: Sequence[int], l2: float, start: Tensor) -> Ou
     def objective(w: Tensor) -> Tensor:
         value = 0.5 * l2 * w.square().sum()
         for block in blocks:
-            losses = block.losses(block.scores(w.expand(len(block.tasks), 1, -1)))[:, 0].sum(1)
+            losses = block.loss.values(block.scores(w.expand(len(block.tasks), 1, -1)))[:, 0].sum(1)
             value = value + share * (losses / block.counts).sum()
         return value
 
@@ -37,10 +37,10 @@ def newton_fit(rows: Rows, tasks: Sequence[int], l2: float, start: Tensor) -> Ou
         hessian.diagonal().fill_(l2)
         for block in blocks:
             u = block.scores(w.expand(len(block.tasks), 1, -1))
-            slopes = block.back(block.slopes(u))[:, 0] / block.counts[:, None]
+            slopes = block.back(block.loss.slopes(u))[:, 0] / block.counts[:, None]
             gradient = gradient + share * slopes.sum(0)
             for b in range(len(block.tasks)):
-                weighted = block.rows[b] * block.curvatures(u)[b, 0, :, None]
+                weighted = block.rows[b] * block.loss.curvatures(u)[b, 0, :, None]
                 hessian.addmm_(block.rows[b].t(), weighted, alpha=share / float(block.counts[b]))
         factor, failed = torch.linalg.cholesky_ex(hessian)
         if int(failed):

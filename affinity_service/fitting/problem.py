@@ -93,7 +93,9 @@ def check_rows(
     for name, values in (("margins", margins), ("targets", targets)):
         vector = as_tensor(values, name)
         if vector.shape != (n,):
-            raise UserError(f"{name} has shape {tuple(vector.shape)}; features has {n} rows, so ({n},) is expected")
+            raise UserError(
+                f"{name} has shape {tuple(vector.shape)}; features has {n} rows, so ({n},) is expected"
+            )
         check_finite(vector, name)
         vectors[name] = vector.to(x.device)
     check_finite(x, "features")
@@ -106,9 +108,13 @@ def check_rows(
 
 
 def _task_ids(task_of_row: Any, n: int) -> Tensor:
-    task = task_of_row.detach() if isinstance(task_of_row, Tensor) else torch.from_numpy(np.asarray(task_of_row))
+    task = (
+        task_of_row.detach() if isinstance(task_of_row, Tensor) else torch.from_numpy(np.asarray(task_of_row))
+    )
     if task.shape != (n,):
-        raise UserError(f"task_of_row has shape {tuple(task.shape)}; features has {n} rows, so ({n},) is expected")
+        raise UserError(
+            f"task_of_row has shape {tuple(task.shape)}; features has {n} rows, so ({n},) is expected"
+        )
     if n == 0:
         return torch.zeros(0, dtype=torch.int64)
     if task.dtype.is_floating_point or task.dtype == torch.bool or task.is_complex():
@@ -181,7 +187,9 @@ def check_subsets(subsets: Iterable[Iterable[int]], task_of_row: Tensor, n_tasks
     twice = torch.nonzero(key[1:] == key[:-1]).flatten()
     if len(twice):
         number, bad = divmod(int(key[twice[0]]), n_tasks)
-        raise UserError(f"subset {number} contains task {bad} more than once; a subset is a set of distinct tasks")
+        raise UserError(
+            f"subset {number} contains task {bad} more than once; a subset is a set of distinct tasks"
+        )
     return Members(subset, task, size)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -164,7 +163,7 @@ def _trivial(rows: Rows, members: Members, l2: Tensor) -> Outcome:
     for number in range(m):
         tasks = members.task[members.subset == number].tolist()
         blocks = build_blocks(rows, tasks, torch.float64)
-        total = [block.losses(block.offsets).sum(-1) / block.counts for block in blocks]
+        total = [block.loss.values(block.offsets).sum(-1) / block.counts for block in blocks]
         objective[number] = torch.cat(total).mean()
     return Outcome(
         rows.features.new_zeros((m, rows.features.shape[1])),

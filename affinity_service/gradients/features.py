@@ -17,9 +17,9 @@ from affinity_service.tasks.suite import Suite
 
 @dataclass(frozen=True)
 class Features:
-    """margins (n,), targets (n,) and features (n, d), float32."""
+    """margins (n,) float64, targets (n,) and features (n, d) float32."""
 
-    margins: NDArray[np.float32]
+    margins: NDArray[np.float64]
     targets: NDArray[np.float32]
     features: NDArray[np.float32]
 

@@ -107,7 +107,7 @@ class PerExampleGradients:
     def _by_func(self, inputs: Tensor, task: Tensor, label: Tensor) -> tuple[Tensor, list[GradientBlock]]:
         parameters = {name: p.detach() for name, p in self.model.named_parameters()}
         buffers = dict(self.model.named_buffers())
-        margins = inputs.new_zeros(len(inputs))
+        margins = inputs.new_zeros(len(inputs), dtype=torch.float64)
         blocks = []
         # One task at a time: the head that a margin reads must not depend on data under vmap.
         for index in task.unique().tolist():

@@ -61,7 +61,7 @@ class FeatureRows:
     """Rows sorted by task: features (N, d), margins, targets, task_of_row and example (N,)."""
 
     features: NDArray[np.float32]
-    margins: NDArray[np.float32]
+    margins: NDArray[np.float64]
     targets: NDArray[np.float32]
     task_of_row: NDArray[np.int32]
     example: NDArray[np.int64]
@@ -115,6 +115,4 @@ class FeatureStore:
         if not pieces["task"]:
             raise UserError(f"the feature store has no rows of tasks {tasks}")
         joined = {name: np.concatenate(parts) for name, parts in pieces.items()}
-        return FeatureRows(
-            joined["features"], joined["margin"], joined["target"], joined["task"], joined["example"]
-        )
+        return FeatureRows(joined["features"], joined["margin"], joined["target"], joined["task"], joined["example"])

@@ -26,7 +26,9 @@ class TaskHeads(nn.Module):
         # The bound of torch's Linear.
         bound = 1 / math.sqrt(width)
         for index, outputs in enumerate(self.outputs):
-            self.register_parameter(f"weight_{index}", nn.Parameter(torch.empty(outputs, width).uniform_(-bound, bound)))
+            self.register_parameter(
+                f"weight_{index}", nn.Parameter(torch.empty(outputs, width).uniform_(-bound, bound))
+            )
             self.register_parameter(f"bias_{index}", nn.Parameter(torch.empty(outputs).uniform_(-bound, bound)))
 
     def head(self, task: int) -> tuple[nn.Parameter, nn.Parameter]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ class TaskLosses:
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         starts = [0, *accumulate(task.outputs for task in tasks)]
-        self.slices = [slice(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+        self.slices = [slice(a, b) for a, b in pairwise(starts)]
         self.columns = starts[-1]
         by_kind = {kind: [i for i, task in enumerate(tasks) if task.kind == kind] for kind in ("binary", "regression")}
         self._binary, self._regression = by_kind["binary"], by_kind["regression"]

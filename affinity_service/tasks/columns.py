@@ -14,7 +14,9 @@ from affinity_service.tasks.suite import Kind, Task
 MAX_INFERRED_CLASSES = 50
 
 
-def label_column(column: pa.ChunkedArray, name: str, kind: Kind | None, origin: str) -> tuple[NDArray[np.float32], Task]:
+def label_column(
+    column: pa.ChunkedArray, name: str, kind: Kind | None, origin: str
+) -> tuple[NDArray[np.float32], Task]:
     """Labels (N,) with NaN for missing, and the task. The kind is inferred unless given:
 
     two values 0/1 (or booleans) are binary, text and whole numbers 0 … C−1 are multi-class, other numbers

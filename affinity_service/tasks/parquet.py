@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from affinity_service.config import ParquetSource
 from affinity_service.errors import UserError
 from affinity_service.tasks.columns import label_column
-from affinity_service.tasks.suite import SPLITS, Suite, Task, seeded_split
+from affinity_service.tasks.suite import SPLITS, Suite, seeded_split
 
 
 def read_parquet(source: ParquetSource) -> Suite:

@@ -89,9 +89,7 @@ def test_shifts_change_the_objective_by_constants(
     shifted = affinity + everywhere + diagonal * np.eye(tasks)
     groups = cluster(affinity, k, "random").groups
     expected = density(symmetrised(affinity), groups) + tasks * everywhere + k * diagonal
-    assert density(symmetrised(shifted), groups) == pytest.approx(
-        expected, abs=_slack(shifted) + _slack(affinity)
-    )
+    assert density(symmetrised(shifted), groups) == pytest.approx(expected, abs=_slack(shifted) + _slack(affinity))
 
 
 @settings(max_examples=60, deadline=None)
@@ -121,8 +119,7 @@ def test_selection_serves_everybody_within_its_bound(affinity: np.ndarray, budge
     for selection in (exact, searched):
         assert 1 <= len(selection.groups) <= budget
         assert all(
-            task in selection.groups[row]
-            for task, row in zip(range(len(affinity)), selection.served_by, strict=True)
+            task in selection.groups[row] for task, row in zip(range(len(affinity)), selection.served_by, strict=True)
         )
     assert searched.score <= exact.score + _slack(affinity)
     assert exact.score <= searched.bound + _slack(affinity)

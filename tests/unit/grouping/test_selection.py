@@ -227,8 +227,7 @@ def test_golden_standley_setting_one() -> None:
     estimate = mates_scores(-pairs, -singles)
     optimal = [tested(best_selection(-validation, budget), -validation) for budget in (1, 2, 3, 4)]
     approximate = [
-        tested(select_networks(-pairs, budget, singleton_score=-singles).groups, estimate)
-        for budget in (1, 2, 3, 4)
+        tested(select_networks(-pairs, budget, singleton_score=-singles).groups, estimate) for budget in (1, 2, 3, 4)
     ]
     np.testing.assert_allclose(optimal, [0.50278, 0.45224, 0.44235, 0.43555], atol=1e-5)
     np.testing.assert_allclose(approximate, [0.50278, 0.45474, 0.44875, 0.44112], atol=1e-5)

@@ -1,0 +1,198 @@
+"""The command line. Exit code 0: done, 2: something the user can change, 1: a failure."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from affinity_service.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Which tasks to train together, told from gradients at one base model.",
+)
+out, err = Console(), Console(stderr=True)
+
+ConfigPath = Annotated[Path, typer.Argument(help="YAML config; ray_jobs/configs holds ready ones.")]
+StudyPath = Annotated[str, typer.Argument(help="Study folder, or a URI such as s3://bucket/study.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Ray cluster to use, `auto` for the one this machine belongs to; else a local Ray."),
+]
+
+
+@app.callback()
+def options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done; tracebacks for errors.")] = False,
+) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    if verbose:
+        logging.getLogger("affinity_service").setLevel(logging.INFO)
+        os.environ["AFFINITY_TRACEBACK"] = "1"
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    study: Annotated[str | None, typer.Option(help="Study folder; studies/<config name> by default.")] = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole way, or what of it is not done yet."""
+    opened = _run(_load(config), study, address, as_json, "report")
+    if as_json:
+        _print_json({"study": opened.folder.root, "groups": opened.groups, "report": opened.report_path})
+    else:
+        _print_groups(opened.groups, opened.folder.read_json("groups.json"))
+        out.print(f"\nReport: {opened.report_path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def predict(
+    study: StudyPath,
+    tasks: Annotated[str, typer.Option(help="Names separated by commas.")],
+    as_json: AsJson = False,
+) -> None:
+    """Predict each task's loss if a model were trained with exactly these tasks."""
+    table = _open(study).predict([name.strip() for name in tasks.split(",") if name.strip()])
+    if as_json:
+        _print_json(table.to_dict("records"))
+        return
+    view = Table("task", *(_right(x) for x in ("predicted loss", "± standard error", "predicted alone", "gain")))
+    for row in table.itertuples():
+        numbers = (row.predicted_loss, row.standard_error, row.alone, row.alone - row.predicted_loss)
+        view.add_row(str(row.task), *(f"{value:.4f}" for value in numbers))
+    out.print(view)
+    out.print("Validation loss, lower is better; gain = alone − predicted, positive where company helps.")
+
+
+@app.command()
+def group(
+    study: StudyPath,
+    k: Annotated[str, typer.Option(help="Number of groups, or auto.")] = "auto",
+    method: Annotated[str, typer.Option(help="sdp, spectral, agglomerative or random.")] = "sdp",
+    as_json: AsJson = False,
+) -> None:
+    """Group the tasks again and store the groups; `train-groups` then trains them."""
+    opened = _open(study)
+    if not k.lstrip("-").isdigit() and k != "auto":
+        raise UserError(f"--k {k}: expected a whole number or auto")
+    opened.group("auto" if k == "auto" else int(k), method)  # refuses what the config's schema cannot know
+    settings = opened.config.groups.model_copy(update={"k": "auto" if k == "auto" else int(k), "method": method})
+    config = opened.config.model_copy(update={"groups": settings})
+    opened = _run(config, opened.folder.root, None, True, "groups")
+    stored = opened.folder.read_json("groups.json")
+    _print_json(stored) if as_json else _print_groups(stored["groups"], stored)
+
+
+@app.command("train-groups")
+def train_groups(study: StudyPath, address: Address = None, as_json: AsJson = False) -> None:
+    """Train one model per group and compare with joint, single-task and randomly grouped training."""
+    opened = _open(study)
+    opened = _run(opened.config, opened.folder.root, address, as_json, "report")
+    from affinity_service.evaluation.outcomes import gains
+    from affinity_service.tables import read_table
+
+    results = read_table(opened.folder, "group_models/results.parquet").to_pandas()
+    found = gains(results, opened.tasks)
+    if as_json:
+        _print_json({name: {"gain": mean, "interval": half} for name, (mean, half) in found.items()})
+        return
+    for baseline, (mean, half) in found.items():
+        out.print(f"test loss, groups against {baseline}: gain {mean:+.4f} ± {half:.4f}", highlight=False)
+
+
+@app.command()
+def report(study: StudyPath) -> None:
+    """Write the HTML report of what is done and say where it lies."""
+    opened = _open(study)
+    from affinity_service.report import write_report
+
+    write_report(opened.folder)
+    out.print(opened.report_path, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        _fail(error, 2)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        err.print("interrupted; the same command continues where it stopped")
+        sys.exit(1)
+    except Exception as error:
+        from click import ClickException
+
+        if isinstance(error, ClickException):
+            error.show()
+            sys.exit(error.exit_code)
+        _fail(error, 1)
+
+
+def _fail(error: Exception, code: int) -> None:
+    if os.environ.get("AFFINITY_TRACEBACK"):
+        err.print_exception()
+    message = str(error) or type(error).__name__
+    err.print("[red]error:[/] ", end="")
+    err.print(message if isinstance(error, UserError) else f"{type(error).__name__}: {message}", markup=False)
+    if code == 1:
+        err.print("Finished stages are kept; `affinity -v …` shows the traceback.")
+    sys.exit(code)
+
+
+def _load(path: Path) -> Any:
+    from affinity_service.config import Config
+
+    return Config.load(path)
+
+
+def _open(study: str) -> Any:
+    from affinity_service.study import Study
+
+    return Study.open(study)
+
+
+def _run(config: Any, study: str | None, address: str | None, quiet: bool, until: str) -> Any:
+    from affinity_service.reporter import LogReporter, RichReporter
+    from affinity_service.study import Study
+
+    if quiet or not out.is_terminal:
+        return Study.run(config, study, address, LogReporter(), until)
+    reporter = RichReporter(out)
+    try:
+        return Study.run(config, study, address, reporter, until)
+    finally:
+        reporter.close()
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2))
+
+
+def _print_groups(groups: list[list[str]], stored: dict[str, Any]) -> None:
+    view = Table("group", "tasks", title=f"{len(groups)} groups by {stored['method']}", title_justify="left")
+    for index, names in enumerate(groups):
+        view.add_row(str(index), ", ".join(names))
+    out.print(view)
+    bound = "" if stored["bound"] is None else f", at most {stored['bound']:.4f} possible"
+    out.print(f"objective {stored['objective']:.4f}{bound}", highlight=False)
+
+
+def _right(title: str) -> Any:
+    from rich.table import Column
+
+    return Column(title, justify="right")

@@ -1,0 +1,42 @@
+"""What a training is given and what it leaves, apart from the loop so that the driver need not import DeepSpeed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from affinity_service.config import MLPConfig, TrainConfig
+
+# Files of a checkpoint.
+STATE, WEIGHTS, MOMENTS, ENGINE = "state.json", "model.safetensors", "second_moments.safetensors", "engine"
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training: a model on a set of tasks of a suite that lies in the object store."""
+
+    suite: ray.ObjectRef
+    model: MLPConfig
+    train: TrainConfig
+    tasks: tuple[int, ...]
+    progress: Any = None
+
+
+@dataclass
+class TrainState:
+    """What continues after an interruption, beside the engine's own checkpoint."""
+
+    epoch: int = 0
+    steps: int = 0
+    best_epoch: int = -1
+    best_loss: float = float("inf")
+    flops: float = 0.0
+    world_size: int = 1
+    history: list[dict[str, Any]] = field(default_factory=list)
+    diverged: bool = False
+
+    def stopped(self, config: TrainConfig) -> bool:
+        waited = self.epoch - 1 - self.best_epoch
+        return self.diverged or self.epoch >= config.epochs or waited >= config.patience

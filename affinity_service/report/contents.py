@@ -1,0 +1,145 @@
+"""What of a study is there to report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from affinity_service.affinity.matrix import AffinityMatrix
+from affinity_service.artifacts import StudyFolder
+from affinity_service.config import Config
+from affinity_service.errors import UserError
+from affinity_service.evaluation.outcomes import GROUPS
+from affinity_service.report.wording import loss_unit
+from affinity_service.tables import read_table
+
+RESULT_COLUMNS = ["setting", "grouping", "group", "seed", "task", "validation_loss", "test_loss"]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The artifacts of a study, None or empty where their stage is not done.
+
+    Attributes
+    ----------
+    suite : `suite.json`. history : `base_model/history.json`. grouping : `groups.json`.
+    subset_sizes : how many subsets of each size were estimated.
+    results : one row per trained model and task, only while they belong to the present groups.
+    superseded : trained group models exist, but of an earlier grouping.
+    unfinished : stages that have begun and not ended: what comes after them may belong to an earlier run.
+    """
+
+    config: Config
+    config_text: str
+    suite: dict[str, Any] | None
+    history: dict[str, Any] | None
+    matrix: AffinityMatrix | None
+    subset_sizes: dict[int, int]
+    grouping: dict[str, Any] | None
+    results: pd.DataFrame | None
+    superseded: bool
+    timings: list[dict[str, Any]]
+    unfinished: list[str]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Tasks in the order of the suite."""
+        if self.suite is not None:
+            return [task["name"] for task in self.suite["tasks"]]
+        return list(self.matrix.names) if self.matrix is not None else []
+
+    @cached_property
+    def groups(self) -> list[list[str]]:
+        return [] if self.grouping is None else self.grouping["groups"]
+
+    @cached_property
+    def ordered(self) -> list[list[str]]:
+        """Every task once, group by group; tasks in no group come last."""
+        seen: set[str] = set()
+        parts = []
+        for group in [*self.groups, self.names]:
+            parts.append([name for name in group if name not in seen])
+            seen.update(group)
+        return [part for part in parts if part]
+
+    @cached_property
+    def group_of(self) -> dict[str, int]:
+        """The first group, counted from 1, that holds the task."""
+        found: dict[str, int] = {}
+        for index, group in enumerate(self.groups, 1):
+            for name in group:
+                found.setdefault(name, index)
+        return found
+
+    @cached_property
+    def unit(self) -> str:
+        return loss_unit(task["kind"] for task in (self.suite or {"tasks": []})["tasks"])
+
+
+def read_contents(folder: StudyFolder) -> Contents:
+    """Raises UserError where there is no study or one of its files is broken."""
+    if not folder.exists("config.yaml"):
+        raise UserError(f"{folder.root}: no study there (config.yaml is missing); `affinity run CONFIG` makes one")
+    text = folder.read_bytes("config.yaml").decode()
+    suite = _json(folder, "suite.json")
+    grouping = _json(folder, "groups.json")
+    results = _results(folder)
+    superseded = results is not None and grouping is not None and not _belongs(results, grouping["groups"])
+    return Contents(
+        config=Config.from_yaml(text, f"study {folder.root}"),
+        config_text=text,
+        suite=suite,
+        history=_json(folder, "base_model/history.json"),
+        matrix=_matrix(folder, suite),
+        subset_sizes=_subset_sizes(folder),
+        grouping=grouping,
+        results=None if superseded or grouping is None else results,
+        superseded=superseded,
+        # Its own cost is known only after the report is written, so it would differ from one writing to the next.
+        timings=[s for s in (_json(folder, "timings.json") or {"stages": []})["stages"] if s["name"] != "report"],
+        unfinished=[
+            stage
+            for name in folder.list("stages/", ".part.json")
+            if (stage := name.removeprefix("stages/").removesuffix(".part.json")) != "report"
+        ],
+    )
+
+
+def _json(folder: StudyFolder, name: str) -> Any:
+    return folder.read_json(name) if folder.exists(name) else None
+
+
+def _matrix(folder: StudyFolder, suite: dict[str, Any] | None) -> AffinityMatrix | None:
+    if not folder.exists("affinity/matrix.parquet"):
+        return None
+    table = read_table(folder, "affinity/matrix.parquet")
+    names = table["source"].to_pylist()[: round(np.sqrt(len(table)))]
+    if suite is not None and names != [task["name"] for task in suite["tasks"]]:
+        return None  # of other data: the stages that follow the present suite have not run yet
+    return AffinityMatrix.from_table(table, names)
+
+
+def _subset_sizes(folder: StudyFolder) -> dict[int, int]:
+    if not folder.exists("affinity/estimates.parquet"):
+        return {}
+    subset = read_table(folder, "affinity/estimates.parquet", ["subset"])["subset"].to_numpy()
+    members = np.unique(subset, return_counts=True)[1]
+    return dict(sorted(Counter(members.tolist()).items()))
+
+
+def _results(folder: StudyFolder) -> pd.DataFrame | None:
+    if not folder.exists("group_models/results.parquet"):
+        return None
+    table = read_table(folder, "group_models/results.parquet", RESULT_COLUMNS).to_pandas()
+    return table.astype({"validation_loss": float, "test_loss": float})
+
+
+def _belongs(results: pd.DataFrame, groups: list[list[str]]) -> bool:
+    """Whether the trained groups are the stored ones: `affinity group` stores new ones without training."""
+    trained = results[results["setting"] == GROUPS].groupby("group")["task"].agg(frozenset)
+    return set(trained) == {frozenset(group) for group in groups}

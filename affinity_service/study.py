@@ -1,0 +1,179 @@
+"""The facade: run a study or open a finished one, and ask it questions without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from affinity_service.affinity.linearized import LinearizedEstimator
+from affinity_service.affinity.matrix import AffinityMatrix
+from affinity_service.artifacts import SCHEMA_VERSION, StudyFolder
+from affinity_service.config import Config
+from affinity_service.errors import UserError
+from affinity_service.gradients.store import FeatureStore
+from affinity_service.grouping import Grouping, centre_rows, cluster
+from affinity_service.reporter import LogReporter, Reporter
+from affinity_service.tables import read_table
+from affinity_service.tasks.names import task_index
+from affinity_service.tasks.suite import TRAIN, VALIDATION, Task
+
+
+@dataclass(frozen=True)
+class TaskGroups:
+    """Groups by task name, with the objective and its certified upper bound."""
+
+    tasks: list[list[str]]
+    objective: float
+    bound: float | None
+    method: str
+    k: int
+
+
+class Study:
+    """A study folder and the questions it answers.
+
+    >>> study = Study.run("ray_jobs/configs/yeast.yaml")   # doctest: +SKIP
+    >>> study.predict(["label_3", "label_7"])              # doctest: +SKIP
+    """
+
+    def __init__(self, folder: StudyFolder) -> None:
+        self.folder = folder
+        self._estimators: dict[tuple[int, ...], LinearizedEstimator] = {}
+
+    @classmethod
+    def open(cls, location: str | Path) -> Study:
+        """Open the study at a local path or a URI such as ``s3://bucket/study``.
+
+        Raises
+        ------
+        UserError
+            There is no study, or a later version of the package wrote it.
+        """
+        folder = StudyFolder.at(location)
+        if not folder.exists("config.yaml"):
+            raise UserError(f"{location}: no study there (config.yaml is missing); `affinity run CONFIG` makes one")
+        study = cls(folder)
+        written = study.config.written_by
+        if written is not None and written.schema_version != SCHEMA_VERSION:
+            raise UserError(
+                f"study {location}: schema version {written.schema_version} was written by version {written.version}; "
+                f"this version reads {SCHEMA_VERSION}: use that version or run the study into a new folder"
+            )
+        return study
+
+    @classmethod
+    def run(
+        cls,
+        config: str | Path | Config,
+        study: str | Path | None = None,
+        address: str | None = None,
+        reporter: Reporter | None = None,
+        until: str = "report",
+    ) -> Study:
+        """Run what is not done yet and open the study.
+
+        Parameters
+        ----------
+        config : a YAML file or a ``Config``.
+        study : where the study lies; ``studies/<config name>`` when absent.
+        address : a Ray cluster (``auto`` for the one this machine belongs to); a local Ray when absent.
+        until : the last stage to run.
+        """
+        from affinity_service.engine.driver import run_study
+
+        settings = config if isinstance(config, Config) else Config.load(config)
+        folder = StudyFolder.at(study or Path("studies", settings.name))
+        if folder.exists("config.yaml"):
+            cls.open(folder.root)
+        run_study(settings, folder, reporter or LogReporter(), address, until)
+        return cls.open(folder.root)
+
+    @cached_property
+    def config(self) -> Config:
+        return Config.from_yaml(self.folder.read_bytes("config.yaml").decode(), f"study {self.folder.root}")
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What `suite.json` says."""
+        return self.folder.read_json("suite.json")
+
+    @cached_property
+    def suite_tasks(self) -> tuple[Task, ...]:
+        keys = Task.__dataclass_fields__
+        return tuple(Task(**{k: entry[k] for k in keys}) for entry in self.summary["tasks"])
+
+    @property
+    def tasks(self) -> list[str]:
+        """Task names in the order of the matrix."""
+        return [task.name for task in self.suite_tasks]
+
+    @cached_property
+    def affinity(self) -> AffinityMatrix:
+        """The affinity matrix with counts and standard errors."""
+        self._need("affinity/matrix.parquet", "affinity")
+        return AffinityMatrix.from_table(read_table(self.folder, "affinity/matrix.parquet"), self.tasks)
+
+    @cached_property
+    def features(self) -> FeatureStore:
+        self._need("gradients/layout.json", "gradients")
+        return FeatureStore(self.folder)
+
+    @property
+    def groups(self) -> list[list[str]]:
+        """The groups of the last grouping that was stored."""
+        return self.folder.read_json("groups.json")["groups"]
+
+    def predict(self, tasks: Sequence[str]) -> pd.DataFrame:
+        """Predicted validation loss of each task if a model were trained on exactly these, by one small fit.
+
+        Returns
+        -------
+        Columns task, predicted_loss, standard_error (of the mean over the task's validation examples) and
+        alone, the predicted loss of the task by itself.
+
+        Raises
+        ------
+        UserError
+            No task, a repeated task or one that the study does not know.
+        """
+        subset = task_index(tasks, self.tasks)
+        key = tuple(sorted(subset))
+        if key not in self._estimators:
+            train, validation = (self.features.rows(split, key) for split in (TRAIN, VALIDATION))
+            self._estimators = {key: LinearizedEstimator(train, validation, self.suite_tasks, self.config.fits.l2)}
+        estimates = self._estimators[key].estimate([subset, *[(task,) for task in subset]])
+        return pd.DataFrame(
+            {
+                "task": [self.tasks[task] for task in subset],
+                "predicted_loss": estimates.losses[0],
+                "standard_error": estimates.standard_errors[0],
+                "alone": [float(loss[0]) for loss in estimates.losses[1:]],
+            }
+        )
+
+    def group(self, k: int | Literal["auto"] = "auto", method: str = "sdp", seed: int = 0) -> TaskGroups:
+        """Cluster the gains over training alone into exactly k groups; nothing is written.
+
+        Raises
+        ------
+        UserError
+            k is out of range or the method unknown.
+        """
+        grouping: Grouping = cluster(centre_rows(self.affinity.affinity), k, method, seed=seed)
+        names = [[self.tasks[task] for task in group] for group in grouping.groups]
+        return TaskGroups(names, grouping.objective, grouping.bound, grouping.method, grouping.k)
+
+    @property
+    def report_path(self) -> str:
+        return f"{self.folder.root}/report/index.html"
+
+    def _need(self, name: str, stage: str) -> None:
+        if not self.folder.exists(name):
+            raise UserError(
+                f"study {self.folder.root}: the stage `{stage}` is not finished; `affinity run` continues it"
+            )

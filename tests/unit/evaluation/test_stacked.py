@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+
+from affinity_service.config import MLPConfig, TrainConfig
+from affinity_service.evaluation.stacked import Run, StackedTrainer, split_losses
+from affinity_service.evaluation.stacked_adamw import StackedAdamW
+from affinity_service.models import TaskLosses, build_model
+from affinity_service.models.losses import task_weights
+from affinity_service.tasks import TEST, TRAIN, VALIDATION
+from affinity_service.tasks.sampling import epoch_batches
+from tests.suites import mixed_suite
+
+SUITE = mixed_suite(rows=150, missing=0.4)
+CONFIG = TrainConfig(epochs=6, patience=2, batch_size=16, learning_rate=0.02, gradient_clipping=0.5)
+
+
+def build(seed):
+    return build_model(MLPConfig(hidden=[6]), SUITE.inputs.shape[1:], SUITE.tasks, seed)
+
+
+def plain_training(run):
+    """One model, torch's own AdamW and clipping: slow and obvious."""
+    model = build(run.seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=CONFIG.learning_rate, weight_decay=CONFIG.weight_decay)
+    losses, rows = TaskLosses(SUITE.tasks), SUITE.rows(TRAIN, run.tasks)
+    counts = (SUITE.observed & (SUITE.split == TRAIN)[:, None]).sum(axis=0)
+    weights = task_weights(counts.tolist(), run.tasks, len(rows))
+    best, best_loss, waited, epochs = None, np.inf, 0, 0
+    for epoch in range(CONFIG.epochs):
+        model.train()
+        for batch in epoch_batches(rows, CONFIG.batch_size, run.seed, epoch):
+            loss = losses(model(torch.tensor(SUITE.inputs[batch])), torch.tensor(SUITE.labels[batch]))
+            optimizer.zero_grad()
+            ((loss * weights).sum() / len(batch)).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), CONFIG.gradient_clipping)
+            optimizer.step()
+        epochs += 1
+        validation = split_losses(model, SUITE, VALIDATION)[list(run.tasks)]
+        if validation.mean() < best_loss:
+            best_loss, best, waited = validation.mean(), epoch + 1, 0
+            kept = {name: p.detach().clone() for name, p in model.state_dict().items()}
+        else:
+            waited += 1
+            if waited == CONFIG.patience:
+                break
+    model.load_state_dict(kept)
+    return best, epochs, split_losses(model, SUITE, VALIDATION), split_losses(model, SUITE, TEST)
+
+
+def test_models_in_a_stack_are_what_they_would_be_alone():
+    runs = [Run((0, 1, 2, 3), 0), Run((1,), 5), Run((2, 3), 1), Run((3,), 2)]
+    steps = {len(SUITE.rows(TRAIN, run.tasks)) // CONFIG.batch_size for run in runs}
+    assert len(steps) > 1, "the runs must differ in steps per epoch"
+    for outcome in StackedTrainer(SUITE, CONFIG, build, "cpu").train(runs):
+        best, epochs, validation, test = plain_training(outcome.run)
+        tasks = list(outcome.run.tasks)
+        assert (outcome.best_epoch, outcome.epochs) == (best, epochs)
+        np.testing.assert_allclose(outcome.validation[tasks], validation[tasks], rtol=1e-4)
+        np.testing.assert_allclose(outcome.test[tasks], test[tasks], rtol=1e-4)
+        outside = np.setdiff1d(range(4), tasks)
+        assert np.isnan(outcome.validation[outside]).all()
+
+
+def test_the_weights_are_those_of_the_best_epoch():
+    (outcome,) = StackedTrainer(SUITE, CONFIG, build, "cpu").train([Run((0, 2), 3)])
+    model = build(3)
+    model.load_state_dict(outcome.weights)
+    np.testing.assert_allclose(split_losses(model, SUITE, TEST)[[0, 2]], outcome.test[[0, 2]], rtol=1e-5)
+
+
+def test_a_model_that_sits_out_keeps_everything():
+    parameters = {"w": torch.randn(3, 4, requires_grad=True)}
+    optimizer = StackedAdamW(parameters, CONFIG)
+    for _ in range(2):
+        before = parameters["w"].detach().clone()
+        parameters["w"].grad = torch.ones(3, 4)
+        optimizer.step(torch.tensor([True, False, True]))
+        assert (parameters["w"][1] == before[1]).all()
+        assert (parameters["w"][[0, 2]] != before[[0, 2]]).all()
+    assert optimizer.steps.tolist() == [2, 0, 2]
+
+
+@pytest.mark.parametrize("clipping", [0.0, 0.3])
+def test_clipping_is_per_model(clipping):
+    gradient = torch.randn(2, 5) * torch.tensor([[10.0], [0.01]])
+    stacked = {"w": torch.zeros(2, 5, requires_grad=True)}
+    stacked["w"].grad = gradient.clone()
+    config = TrainConfig(gradient_clipping=clipping, batch_size=1)
+    StackedAdamW(stacked, config).step(torch.tensor([True, True]))
+    for index in range(2):
+        alone = torch.zeros(5, requires_grad=True)
+        alone.grad = gradient[index].clone()
+        if clipping:
+            torch.nn.utils.clip_grad_norm_([alone], clipping)
+        torch.optim.AdamW([alone], lr=config.learning_rate, weight_decay=config.weight_decay).step()
+        torch.testing.assert_close(stacked["w"][index], alone)

@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+
+from affinity_service.artifacts import StudyFolder
+from affinity_service.errors import UserError
+from affinity_service.gradients.features import Features
+from affinity_service.gradients.store import LAYOUT, FeatureStore, pair_rows, shard_name, write_shard
+from affinity_service.tasks import TRAIN, VALIDATION
+from tests.suites import mixed_suite
+
+
+@pytest.fixture
+def stored(tmp_path):
+    suite, folder = mixed_suite(), StudyFolder.at(tmp_path)
+    split, task, example = pair_rows(suite)
+    content = np.random.default_rng(0).normal(size=(len(task), 3)).astype(np.float32)
+    step = 50
+    for index, start in enumerate(range(0, len(task), step)):
+        part = slice(start, start + step)
+        features = Features(content[part, 0].astype(np.float64), content[part, 1], content[part])
+        write_shard(folder, index, split[part], task[part], example[part], features)
+    folder.write_json(LAYOUT, {"rows": len(task), "dimension": 3, "shards": index + 1})
+    return folder, suite, content
+
+
+def test_rows_come_back_by_split_and_task(stored):
+    folder, suite, content = stored
+    store = FeatureStore(folder)
+    split, task, example = pair_rows(suite)
+    assert len(store) == len(task)
+    for wanted, tasks in [(TRAIN, None), (VALIDATION, [2]), (TRAIN, [3, 1])]:
+        rows = store.rows(wanted, tasks)
+        chosen = (split == wanted) & np.isin(task, range(4) if tasks is None else tasks)
+        np.testing.assert_array_equal(rows.features, content[chosen])
+        np.testing.assert_array_equal(rows.task_of_row, task[chosen])
+        np.testing.assert_array_equal(rows.example, example[chosen])
+        np.testing.assert_array_equal(rows.margins, content[chosen, 0])
+
+
+def test_a_broken_shard_is_named(stored):
+    folder, *_ = stored
+    path = folder.local_path(shard_name(2))
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match=shard_name(2)):
+        FeatureStore(folder)

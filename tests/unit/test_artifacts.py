@@ -1,0 +1,113 @@
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from affinity_service.artifacts import StudyFolder, fingerprint
+from affinity_service.errors import UserError
+from affinity_service.tables import read_table, write_table
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return StudyFolder.at(tmp_path / "study")
+
+
+def test_a_file_appears_only_when_it_is_whole(folder):
+    def interrupted():
+        with folder.writing("a/b.bin") as stream:
+            stream.write(b"half")
+            assert not folder.exists("a/b.bin")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert folder.list("a/") == []
+    assert os.listdir(folder.local_path("a")) == []
+    folder.write_bytes("a/b.bin", b"whole")
+    assert folder.list("a/") == ["a/b.bin"]
+    assert folder.read_bytes("a/b.bin") == b"whole"
+
+
+def test_leftover_parts_are_not_listed(folder):
+    folder.write_bytes("a/b.bin", b"x")
+    Path(folder.local_path("a/c.bin.123.part")).write_bytes(b"half")
+    assert folder.list("a/") == ["a/b.bin"]
+
+
+def finish(folder, wanted, identity=None):
+    folder.complete("fits", wanted, ("fits/",), {"seconds": 1.0}, identity)
+
+
+def test_a_stage_is_done_under_its_fingerprint_and_with_its_files_only(folder):
+    assert not folder.begin("fits", "f1", ("fits/",))
+    folder.write_bytes("fits/a", b"12345")
+    assert not folder.is_done("fits", "f1")
+    finish(folder, "f1")
+    assert folder.is_done("fits", "f1")
+    assert not folder.is_done("fits", "f2")
+    folder.write_bytes("fits/a", b"1")
+    assert not folder.is_done("fits", "f1")
+    folder.delete("fits/a")
+    assert not folder.is_done("fits", "f1")
+
+
+def test_an_interrupted_stage_keeps_its_pieces_unless_the_fingerprint_changed(folder):
+    folder.begin("fits", "f1", ("fits/",))
+    folder.write_bytes("fits/a", b"x")
+    assert folder.begin("fits", "f1", ("fits/",))
+    assert folder.exists("fits/a")
+    assert not folder.begin("fits", "f2", ("fits/",))
+    assert not folder.exists("fits/a")
+
+
+def test_a_stage_run_again_has_a_new_identity_unless_it_names_its_content(folder):
+    seen = set()
+    for _ in range(2):
+        folder.begin("fits", "f1", ("fits/",))
+        finish(folder, "f1")
+        seen.add(folder.manifest("fits")["identity"])
+    assert len(seen) == 2
+    finish(folder, "f1", identity="content")
+    assert folder.manifest("fits")["identity"] == "content"
+
+
+def test_fingerprints_ignore_the_order_of_keys():
+    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+def test_broken_json_and_tables_are_named(folder):
+    folder.write_bytes("groups.json", b"{")
+    with pytest.raises(UserError, match=r"`groups.json` is not valid JSON"):
+        folder.read_json("groups.json")
+    with pytest.raises(UserError, match=r"`suite.json` is missing; run the study first"):
+        folder.read_json("suite.json")
+    write_table(folder, "t.parquet", pa.table({"a": [1]}))
+    folder.write_bytes("t.parquet", folder.read_bytes("t.parquet")[:-9])
+    with pytest.raises(UserError, match=r"`t.parquet` cannot be read"):
+        read_table(folder, "t.parquet")
+
+
+def test_a_remote_filesystem_serves_and_shows_nothing_half(folder):
+    remote = StudyFolder.at("mock:///bucket/study")
+    assert not remote.is_local
+    remote.begin("fits", "f1", ("fits/",))
+    with pytest.raises(RuntimeError), remote.writing("fits/half") as stream:
+        stream.write(b"half")
+        raise RuntimeError
+    remote.write_bytes("fits/a", b"x" * 10)
+    assert remote.list("fits/") == ["fits/a"]
+    finish(remote, "f1")
+    assert remote.is_done("fits", "f1")
+    assert remote.local_path("fits/a").read_bytes() == b"x" * 10
+
+
+def test_a_file_uri_is_a_local_folder(tmp_path):
+    assert StudyFolder.at(f"file://{tmp_path}/study") == StudyFolder.at(tmp_path / "study")
+
+
+def test_an_unknown_storage_is_named():
+    with pytest.raises(UserError, match="nosuch://x: not a storage"):
+        StudyFolder.at("nosuch://x").exists("a")
