@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import posixpath
 import shutil
 import tempfile
 import uuid
@@ -37,7 +38,7 @@ class StudyFolder:
     """Names below one root; names use `/` whatever the storage. Cheap to pickle, so actors receive it as it is."""
 
     root: str
-    _filesystem: dict[str, fs.FileSystem] = field(default_factory=dict, repr=False, compare=False)
+    _filesystem: dict[str, fs.SubTreeFileSystem] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def at(cls, location: str | Path) -> StudyFolder:
@@ -54,7 +55,7 @@ class StudyFolder:
         return "://" not in self.root
 
     @property
-    def filesystem(self) -> fs.FileSystem:
+    def filesystem(self) -> fs.SubTreeFileSystem:
         if "fs" not in self._filesystem:
             if self.is_local:
                 self._filesystem["fs"] = fs.SubTreeFileSystem(self.root, fs.LocalFileSystem())
@@ -95,7 +96,8 @@ class StudyFolder:
             with tempfile.NamedTemporaryFile() as scratch:
                 with pa.OSFile(scratch.name, "wb") as stream:
                     yield stream
-                self.filesystem.create_dir(name.rpartition("/")[0], recursive=True)
+                tree = self.filesystem
+                tree.base_fs.create_dir(posixpath.dirname(posixpath.join(tree.base_path, name)), recursive=True)
                 with open(scratch.name, "rb") as source, self.filesystem.open_output_stream(name) as target:
                     shutil.copyfileobj(source, target, 1 << 22)
             return

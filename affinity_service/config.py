@@ -151,6 +151,9 @@ class AffinityConfig(StageConfig):
 class GroupConfig(StageConfig):
     method: Literal["sdp", "spectral", "agglomerative", "random"] = "sdp"
     k: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    centre: Literal["partners", "alone"] = Field(
+        "partners", description="what an affinity is compared with: the receiver's average partner, or it alone"
+    )
     seed: int = Field(0, ge=0)
 
 
@@ -161,7 +164,7 @@ class GroupModelConfig(StageConfig):
     random_groupings: int = Field(3, ge=0, description="random groupings of the same sizes")
     single_tasks: int = Field(50, ge=0, description="at most so many single-task models, a seeded sample above it")
     seed: int = Field(1000, ge=0)
-    models_per_trial: int = Execution(24, ge=1, description="small models trained together in one Tune trial")
+    models_per_trial: int = Execution(64, ge=1, description="small models trained together in one Tune trial")
     workers: int = Execution(2, ge=1, description="trials at a time")
     trainer: Literal["auto", "batched", "deepspeed"] = Execution("auto")
 

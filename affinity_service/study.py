@@ -156,15 +156,21 @@ class Study:
             }
         )
 
-    def group(self, k: int | Literal["auto"] = "auto", method: str = "sdp", seed: int = 0) -> TaskGroups:
-        """Cluster the gains over training alone into exactly k groups; nothing is written.
+    def group(
+        self,
+        k: int | Literal["auto"] = "auto",
+        method: str = "sdp",
+        seed: int = 0,
+        centre: Literal["partners", "alone"] = "partners",
+    ) -> TaskGroups:
+        """Cluster the affinities, centred as in ``centre_rows``, into exactly k groups; nothing is written.
 
         Raises
         ------
         UserError
             k is out of range or the method unknown.
         """
-        grouping: Grouping = cluster(centre_rows(self.affinity.affinity), k, method, seed=seed)
+        grouping: Grouping = cluster(centre_rows(self.affinity.affinity, centre), k, method, seed=seed)
         names = [[self.tasks[task] for task in group] for group in grouping.groups]
         return TaskGroups(names, grouping.objective, grouping.bound, grouping.method, grouping.k)
 

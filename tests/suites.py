@@ -20,17 +20,20 @@ def mixed_suite(rows: int = 120, features: int = 5, missing: float = 0.2, seed: 
     return Suite(inputs, labels, seeded_split(rows, 0.2, 0.2, seed), tasks)
 
 
-def allies_and_rivals(rows: int = 600, features: int = 12, seed: int = 0) -> Suite:
-    """Six binary tasks that the base model must tell apart: 0, 1, 2 have one target, 3, 4, 5 its opposite, all noisy.
+def allies_and_rivals(rows: int = 900, features: int = 20, degrees: float = 60, seed: int = 0) -> Suite:
+    """Six binary tasks in two camps: within a camp all labels follow one direction of the inputs, and the two
+    directions stand at an angle. Every example has a label for one task only, so company brings examples.
 
-    Tasks within a camp share everything; across camps the labels contradict each other.
+    A model whose body has one unit must compromise: tasks of one camp share everything, the camps pull the unit
+    apart. (At a right angle it would not compromise but give one camp up.)
     """
     rng = np.random.default_rng(seed)
     inputs = rng.normal(size=(rows, features)).astype(np.float32)
-    direction = rng.normal(size=features) / np.sqrt(features)
-    scores = 2 * inputs @ direction
-    labels = np.stack(
-        [(sign * scores + rng.logistic(size=rows) * 0.7 > 0) for sign in (1, 1, 1, -1, -1, -1)], axis=1
-    ).astype(np.float32)
+    axes, _ = np.linalg.qr(rng.normal(size=(features, 2)))
+    half = np.radians(degrees) / 2
+    camps = axes @ np.array([[np.cos(half), np.cos(half)], [np.sin(half), -np.sin(half)]])
+    scores = 3 * inputs @ camps[:, [0, 0, 0, 1, 1, 1]]
+    labels = (scores + rng.logistic(size=scores.shape) > 0).astype(np.float32)
+    labels[np.arange(6) != rng.integers(6, size=rows)[:, None]] = np.nan
     names = ("ally_a", "ally_b", "ally_c", "rival_a", "rival_b", "rival_c")
     return Suite(inputs, labels, seeded_split(rows, 0.3, 0.2, seed), tuple(Task(n, "binary") for n in names))

@@ -37,17 +37,18 @@ def estimate_affinity(context: StageContext) -> StageOutcome:
 
 
 def group_tasks(context: StageContext) -> StageOutcome:
-    """Cluster the gains over training alone; `groups.json` holds the groups as names."""
+    """Cluster the centred affinities; `groups.json` holds the groups as names, objective and bound in loss units."""
     names = context.suite.names
     matrix = AffinityMatrix.from_table(read_table(context.folder, "affinity/matrix.parquet"), names)
     settings = context.config.groups
-    grouping = cluster(centre_rows(matrix.affinity), settings.k, settings.method, seed=settings.seed)
+    grouping = cluster(centre_rows(matrix.affinity, settings.centre), settings.k, settings.method, seed=settings.seed)
     groups = [[names[task] for task in group] for group in grouping.groups]
     context.folder.write_json(
         "groups.json",
         {
             "method": grouping.method,
             "k": len(groups),
+            "centre": settings.centre,
             "groups": groups,
             "objective": grouping.objective,
             "bound": grouping.bound,

@@ -12,6 +12,7 @@ from typing import Any
 from affinity_service.artifacts import StudyFolder, fingerprint
 from affinity_service.config import Config
 from affinity_service.engine.context import StageContext, StageOutcome
+from affinity_service.lock import driver_lock
 from affinity_service.reporter import Reporter
 from affinity_service.tasks import Suite, load_suite
 from affinity_service.version import provenance
@@ -80,9 +81,10 @@ def run_study(
         The data or the config cannot be used; finished stages stay as they are.
     """
     suite = load_suite(config.data)
-    _describe(config, folder, suite)
     identities = {"suite": suite.content_hash}
     with contextlib.ExitStack() as stack:
+        stack.enter_context(driver_lock(folder))
+        _describe(config, folder, suite)
         for stage in STAGES:
             wanted = _fingerprint(stage, config, identities)
             reporter.started(stage.name)

@@ -23,6 +23,11 @@ _MIN_PIECE = 64
 _PADDING_OFFSET = -80.0
 
 
+def work_size(device: torch.device) -> int:
+    """How many elements an intermediate should have on the device."""
+    return _WORK.get(device.type, _WORK["cuda"])
+
+
 @dataclass(frozen=True)
 class Loss:
     """Losses of a kind as functions of u (see TaskBlock), and their first and second derivatives."""
@@ -52,8 +57,8 @@ class TaskBlock:
     counts: Tensor
 
     @property
-    def loss(self) -> "Loss":
-        return LOSSES[self.kind]
+    def padded(self) -> bool:
+        return len(self.tasks) > 1
 
     def scores(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """u (B, m, n') of weights x (B, m, d) on the rows from start to stop."""
@@ -73,20 +78,22 @@ class TaskBlock:
             return affine(slopes[0], rows[0])[None]
         return affine(slopes, rows)
 
-    def evaluate(self, x: Tensor, losses: Tensor | None, gradients: Tensor) -> None:
-        """Mean losses (B, m), if wanted, and gradients (B, m, d) at weights x (B, m, d), into the given tensors."""
-        n, width = self.rows.shape[1], x.shape[0] * x.shape[1]
-        piece = max(_MIN_PIECE, _WORK[x.device.type] // max(1, width))
+    def evaluate(self, x: Tensor, gradients: Tensor, losses: Tensor | None = None) -> None:
+        """Writes mean gradients (B, m, d) and, if wanted, mean losses (B, m) at weights x (B, m, d)."""
+        loss, n = LOSSES[self.kind], self.rows.shape[1]
+        piece = max(_MIN_PIECE, work_size(x.device) // max(1, x.shape[0] * x.shape[1]))
+        total = gradient = None
         for start in range(0, n, piece):
             u = self.scores(x, start, start + piece)
             if losses is not None:
-                loss = self.loss.values(u).sum(-1)
-                losses.copy_(loss if start == 0 else losses + loss)
-            gradient = self.back(self.loss.slopes(u), start, start + piece)
-            gradients.copy_(gradient if start == 0 else gradients + gradient)
-        if losses is not None:
-            losses.div_(self.counts[:, None])
-        gradients.div_(self.counts[:, None, None])
+                part = loss.values(u).sum(-1)
+                total = part if total is None else total.add_(part)
+            part = self.back(loss.slopes(u), start, start + piece)
+            gradient = part if gradient is None else gradient.add_(part)
+        if gradient is not None:
+            torch.div(gradient, self.counts[:, None, None], out=gradients)
+        if losses is not None and total is not None:
+            torch.div(total, self.counts[:, None], out=losses)
 
 
 def build_blocks(rows: Rows, used: Sequence[int], dtype: torch.dtype) -> list[TaskBlock]:
@@ -96,7 +103,7 @@ def build_blocks(rows: Rows, used: Sequence[int], dtype: torch.dtype) -> list[Ta
     starts = [0]
     for count in counts:
         starts.append(starts[-1] + count)
-    limit = _ROWS_PER_BLOCK[rows.features.device.type]
+    limit = _ROWS_PER_BLOCK.get(rows.features.device.type, _ROWS_PER_BLOCK["cuda"])
     blocks = []
     for group in _groups(used, counts, rows.kinds, limit):
         n = max(counts[task] for task in group)
@@ -150,14 +157,14 @@ class Layout:
         pair_position = position[members.task]
         count = torch.bincount(pair_position, minlength=len(tasks))
         slots: list[Tensor] = []
-        self.blocks: list[tuple[TaskBlock, int, int]] = []
+        self._parts: list[tuple[int, int, int, int]] = []
         total = first = 0
-        for block in blocks:
+        for number, block in enumerate(blocks):
             n_tasks = len(block.tasks)
             m = int(count[first : first + n_tasks].max())
             slots.append(total + m * torch.arange(n_tasks))
             if m:
-                self.blocks.append((block, total, m))
+                self._parts.append((number, total, n_tasks, m))
             total += n_tasks * m
             first += n_tasks
         order = torch.argsort(pair_position, stable=True)
@@ -170,20 +177,26 @@ class Layout:
         self.positions = pair_position.to(device)
         self.slot = slot.to(device)
         self.subset_of_slot = subset_of_slot.to(device)
-        self._buffers: tuple[Tensor, Tensor] | None = None
+        self._buffers: tuple[Tensor, Tensor, list[tuple[int, Tensor, Tensor]]] | None = None
         self.offsets = (torch.cumsum(members.size, 0) - members.size).to(device)
 
-    def stack(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (M, d) of subsets → (slots, d), and a tensor of that shape for what is made of them.
+    def stack(self, x: Tensor) -> tuple[Tensor, list[tuple[int, Tensor, Tensor]]]:
+        """Stacks the weights (M, d) of subsets by task.
 
-        Both are overwritten by the next call: fresh ones would cost more in page faults than the products do.
+        Returns a tensor (slots, d) for what is made of them, and per block its number, its weights (B, m, d) and
+        its part of that tensor. The next call overwrites all: fresh tensors cost page faults of the order of a product.
         """
         if self._buffers is None:
-            self._buffers = (
-                x.new_empty(len(self.subset_of_slot), x.shape[1]),
-                x.new_empty(len(self.subset_of_slot), x.shape[1]),
-            )
-        return torch.index_select(x, 0, self.subset_of_slot, out=self._buffers[0]), self._buffers[1]
+            shape = (len(self.subset_of_slot), x.shape[1])
+            stacked, out = x.new_empty(shape), x.new_empty(shape)
+            views = [
+                (k, stacked[i : i + b * m].view(b, m, -1), out[i : i + b * m].view(b, m, -1))
+                for k, i, b, m in self._parts
+            ]
+            self._buffers = (stacked, out, views)
+        stacked, out, views = self._buffers
+        torch.index_select(x, 0, self.subset_of_slot, out=stacked)
+        return out, views
 
     def mean(self, per_slot: Tensor) -> Tensor:
         """(slots, d) → (M, d): mean over the tasks of each subset. The order of summation is fixed."""
@@ -194,16 +207,15 @@ class Layout:
         return embedding_bag(self.positions, per_task, self.offsets, mode="mean")
 
 
-def evaluate(layout: Layout, x: Tensor, with_losses: bool = True) -> tuple[Tensor | None, Tensor]:
+def evaluate(
+    blocks: Sequence[TaskBlock], layout: Layout, x: Tensor, with_losses: bool = True
+) -> tuple[Tensor | None, Tensor]:
     """Per subset the mean over its tasks of mean losses (M,) and the gradient (M, d), without the penalty."""
-    stacked, gradients = layout.stack(x)
-    losses = stacked.new_empty((len(stacked), 1)) if with_losses else None
-    for block, first, m in layout.blocks:
-        b = len(block.tasks)
-        part = slice(first, first + b * m)
-        block.evaluate(
-            stacked[part].view(b, m, -1),
-            None if losses is None else losses[part].view(b, m),
-            gradients[part].view(b, m, -1),
-        )
-    return None if losses is None else layout.mean(losses)[:, 0], layout.mean(gradients)
+    out, parts = layout.stack(x)
+    losses = []
+    for number, weights, gradients in parts:
+        loss = weights.new_empty(weights.shape[:2]) if with_losses else None
+        blocks[number].evaluate(weights, gradients, loss)
+        if loss is not None:
+            losses.append(loss.view(-1, 1))
+    return layout.mean(torch.cat(losses))[:, 0] if with_losses else None, layout.mean(out)

@@ -8,7 +8,7 @@ ones: on two data sets it saved half of the passes over the examples against an 
 import torch
 from torch import Tensor
 
-from affinity_service.fitting.blocks import LOSSES, Layout, TaskBlock
+from affinity_service.fitting.blocks import LOSSES, Layout, Loss, TaskBlock
 from affinity_service.fitting.problem import Kind
 from affinity_service.fitting.products import affine
 
@@ -29,9 +29,10 @@ def reference_point(blocks: list[TaskBlock], l2: float) -> Tensor:
         rows, offsets = block.rows[:, index].reshape(-1, d), block.offsets[:, index].reshape(-1)
         share = torch.full_like(offsets, 1 / (n_tasks * len(index)))
         parts.setdefault(block.kind, []).append((rows, offsets, share))
-    samples = [
-        (LOSSES[kind], *(torch.cat(column) for column in zip(*part, strict=True))) for kind, part in parts.items()
-    ]
+    samples: list[tuple[Loss, Tensor, Tensor, Tensor]] = []
+    for kind, part in parts.items():
+        stacked = [torch.cat(column) for column in zip(*part, strict=True)]
+        samples.append((LOSSES[kind], stacked[0], stacked[1], stacked[2]))
 
     def objective(w: Tensor) -> Tensor:
         value = 0.5 * l2 * w.square().sum()
@@ -90,15 +91,11 @@ class TaskModels:
         for block in blocks:
             b = len(block.tasks)
             u = block.scores(w.expand(b, 1, d))
-            losses.append(block.loss.values(u).sum(-1) / block.counts[:, None])
-            gradients.append(block.back(block.loss.slopes(u))[:, 0] / block.counts[:, None])
-            weight = block.loss.curvatures(u)[:, 0] / block.counts[:, None]
+            losses.append(LOSSES[block.kind].values(u).sum(-1) / block.counts[:, None])
+            gradients.append(block.back(LOSSES[block.kind].slopes(u))[:, 0] / block.counts[:, None])
+            weight = LOSSES[block.kind].curvatures(u)[:, 0] / block.counts[:, None]
             if self.dense:
-                weighted = (block.rows * weight[:, :, None]).transpose(1, 2)
-                transposed = block.rows.transpose(1, 2)
-                blockwise = (
-                    affine(weighted[0], transposed[0])[None] if b == 1 else affine(weighted, transposed)
-                )
+                blockwise = _gram(block.rows, weight)
                 self.curvature.append(blockwise)
                 mean += blockwise.sum(0)
             else:
@@ -117,22 +114,21 @@ class TaskModels:
         """Curvature of the tasks of block k along the basis, (B, d)."""
         block, curvature = self.blocks[k], self.curvature[k]
         if self.dense:
-            return torch.einsum("bij,ij->bj", curvature @ self.basis, self.basis)
+            turned = affine(curvature.view(-1, len(self.w)), self.basis.t()).view_as(curvature)
+            return turned.mul_(self.basis).sum(1)
         return torch.einsum("bnj,bn->bj", (block.rows @ self.basis).square(), curvature)
 
     def product(self, layout: Layout, v: Tensor, l2: Tensor) -> Tensor:
         """Curvature of each subset times v (M, d)."""
-        stacked, out = layout.stack(v)
-        curvature = {block.tasks: value for block, value in zip(self.blocks, self.curvature, strict=True)}
-        for block, first, m in layout.blocks:
-            b = len(block.tasks)
-            part = slice(first, first + b * m)
-            x, weight = stacked[part].view(b, m, -1), curvature[block.tasks]
-            if self.dense:
-                y = affine(x[0], weight[0])[None] if b == 1 else affine(x, weight)
+        out, parts = layout.stack(v)
+        for number, x, y in parts:
+            block, curvature = self.blocks[number], self.curvature[number]
+            if not self.dense:
+                y.copy_(block.back(block.products(x).mul_(curvature[:, None, :])))
+            elif len(block.tasks) == 1:
+                y[0] = affine(x[0], curvature[0])
             else:
-                y = block.back(block.products(x).mul_(weight[:, None, :]))
-            out[part].view(b, m, -1).copy_(y)
+                torch.bmm(x, curvature, out=y)
         return layout.mean(out).addcmul_(l2[:, None], v)
 
     def diagonal(self, layout: Layout, l2: Tensor) -> Tensor:
@@ -140,7 +136,7 @@ class TaskModels:
         return layout.mean_of_tasks(self.diagonals).add_(l2[:, None]).clamp_min_(self.floor)
 
     def precondition(self, v: Tensor, diagonal: Tensor) -> Tensor:
-        return ((v @ self.basis).div_(diagonal)) @ self.basis.t()
+        return affine(affine(v, self.basis.t()).div_(diagonal), self.basis)
 
     def solve(self, layout: Layout, v: Tensor, l2: Tensor, tolerance: Tensor, limit: int) -> Tensor:
         """Per subset approximately curvature⁻¹ v, by conjugate gradients to a relative tolerance (M,)."""
@@ -162,3 +158,11 @@ class TaskModels:
             rz, before = (residual * z).sum(1), rz
             direction = z.addcmul(torch.where(before > 0, rz / before, 0.0)[:, None], direction)
         return x
+
+
+def _gram(rows: Tensor, weight: Tensor) -> Tensor:
+    """rowsᵀ·diag(weight)·rows for stacks: rows (B, n, d), weight (B, n) → (B, d, d)."""
+    if len(rows) > 1:
+        return torch.bmm((rows * weight[:, :, None]).transpose(1, 2), rows)
+    columns = rows[0].t().contiguous()
+    return affine(columns * weight, columns)[None]

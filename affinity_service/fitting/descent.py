@@ -26,6 +26,7 @@ _INNER_TOLERANCE = 0.1
 _INNER_LIMIT = 25
 _EXACT_TOLERANCE = 1e-6
 _EXACT_LIMIT = 300
+_BEST_RATIO = 0.02
 # Passes without a step clearly shorter than all before it: rounding, or a problem too hard for this method.
 _PATIENCE = 20
 
@@ -44,7 +45,7 @@ class Outcome:
 @dataclass
 class _State:
     """The active subsets. number: their places in the outcome; x: the best points so far, with value and gradient;
-    scale: the fraction of the step to try; length and ratio: of the last steps; pairs: change of x, change of the
+    scale: the fraction of the step to try; first, length and shortest: steps; pairs: change of x, change of the
     gradient and 1/(their product), which is 0 for a subset without that pair.
     """
 
@@ -57,7 +58,7 @@ class _State:
     scale: Tensor
     moved: Tensor
     length: Tensor
-    ratio: Tensor
+    first: Tensor
     shortest: Tensor
     waited: Tensor
     pairs: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
@@ -98,7 +99,7 @@ class Descent:
         )
         for passes in range(self.limit + 1):
             step = self._direction(state, layout)
-            converged, finished = self._judge(state, step)
+            converged, finished = self._judge(state, step, passes)
             if passes == self.limit:
                 finished.fill_(True)
             if bool(finished.any()):
@@ -119,7 +120,7 @@ class Descent:
             gradient = layout.mean_of_tasks(self.models.gradients)
         else:
             x = start
-            losses, gradient = evaluate(layout, x)
+            losses, gradient = evaluate(self.blocks, layout, x)
             assert losses is not None
             value = losses
         value = value + 0.5 * l2 * x.square().sum(1)
@@ -128,7 +129,7 @@ class Descent:
         number = torch.arange(len(l2), device=l2.device)
         return _State(
             number=number, l2=l2, exact=exact, x=x, value=value, gradient=gradient, scale=torch.ones_like(l2),
-            moved=torch.ones_like(exact), length=infinite, ratio=torch.ones_like(l2), shortest=infinite,
+            moved=torch.ones_like(exact), length=infinite, first=infinite, shortest=infinite,
             waited=torch.zeros_like(number),
         )  # fmt: skip
 
@@ -152,21 +153,22 @@ class Descent:
             r = torch.where(bad[:, None], simple, r)
         return r.neg_()
 
-    def _judge(self, state: _State, step: Tensor) -> tuple[Tensor, Tensor]:
+    def _judge(self, state: _State, step: Tensor, passes: int) -> tuple[Tensor, Tensor]:
         """Which subsets will have converged after this step, and which leave, converged or given up."""
         length = step.abs().amax(1)
-        # Steps shrink by a ratio; what remains after this one is the rest of the series. A ratio that was good
-        # only once may be luck.
-        ratio = torch.where(state.length.isfinite() & (state.length > 0), length / state.length, 0.9)
-        ratio = torch.where(state.scale < 1, 0.9, ratio).clamp(0.0, 0.95)
-        believed = torch.maximum(ratio, 0.3 * state.ratio)
+        # Steps shrink about geometrically; what remains after this one is the rest of the series. The last ratio may
+        # be luck, so the mean one counts as well.
+        first = torch.where(state.first.isfinite(), state.first, length)
+        ratio = torch.where(state.length.isfinite(), length / state.length, 1.0)
+        mean = (length / first) ** (1 / max(1, passes))
+        believed = torch.where(state.scale < 1, 1.0, torch.maximum(ratio, mean)).nan_to_num(0).clamp(_BEST_RATIO, 0.95)
         rest = length * believed / (1 - believed)
         size = (state.x + step).abs().amax(1).clamp_min(self.smallest)
         converged = state.moved & (rest <= self.tolerance * size)
         shorter = length < 0.7 * state.shortest
         state.waited = torch.where(shorter, 0, state.waited + 1)
         state.shortest = torch.where(shorter, length, state.shortest)
-        state.ratio = torch.where(state.moved, ratio, state.ratio)
+        state.first = first
         state.length = torch.where(state.moved, length, state.length)
         hopeless = (state.waited > _PATIENCE) | (state.scale < _SHORTEST) | ~length.isfinite()
         return converged, converged | hopeless
@@ -177,7 +179,7 @@ class Descent:
         slope_here = (step * state.gradient).sum(1)
         expected = state.scale * slope_here
         far = -expected > _NEAR * state.value.abs()
-        losses, gradient = evaluate(layout, trial, bool(far.any()))
+        losses, gradient = evaluate(self.blocks, layout, trial, bool(far.any()))
         gradient.addcmul_(state.l2[:, None], trial)
         slope_there = (step * gradient).sum(1)
         # Close to the minimum the difference of two values is rounding, and the slopes tell what it is.
@@ -208,9 +210,7 @@ class Descent:
         state.moved = good
 
 
-def _record(
-    out: Outcome, state: _State, step: Tensor, converged: Tensor, finished: Tensor, passes: int
-) -> None:
+def _record(out: Outcome, state: _State, step: Tensor, converged: Tensor, finished: Tensor, passes: int) -> None:
     """Results of the subsets that leave; converged ones take their last step, whose effect is known."""
     which = state.number[finished]
     taken = torch.where(converged, 1.0, 0.0)[:, None]

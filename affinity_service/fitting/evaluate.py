@@ -1,27 +1,27 @@
-"""Losses that fitted displacements predict on validation rows: one product per task for all subsets that hold it."""
-
-from __future__ import annotations
+"""Losses that fitted subsets predict on other examples."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from affinity_service.fitting.problem import Array, check_rows, check_subsets
+from affinity_service.errors import UserError
+from affinity_service.fitting.blocks import LOSSES, Layout, TaskBlock, build_blocks, work_size
+from affinity_service.fitting.problem import Array, as_tensor, check_finite, check_rows, check_subsets
+from affinity_service.fitting.products import full_precision
+
+_TILE = 2048
 
 
-@dataclass(frozen=True)
-class PredictedLosses:
-    """Flat arrays over the members of all subsets, subset by subset in the order of its tasks.
+class PredictedLosses(NamedTuple):
+    """One entry per (subset, task in it), in the order of the subsets and of the tasks within them.
 
-    subset_index, task : which member. loss : its mean loss over the task's rows, in nats or half squared units.
-    standard_error : of that mean over rows; 0 for a single row.
+    subset, task: integers; loss: mean over the examples of the task; standard_error: of that mean, the standard
+    deviation over examples / √n (NaN for a task with a single example). Arrays of the caller's kind.
     """
 
-    subset_index: Any
+    subset: Any
     task: Any
     loss: Any
     standard_error: Any
@@ -34,34 +34,69 @@ def predicted_losses(
     task_of_row: Array,
     weights: Array,
     subsets: Iterable[Iterable[int]],
-    *,
     kinds: Sequence[str] | None = None,
 ) -> PredictedLosses:
-    """Evaluate M displacements (M, d) on rows (Grad-TAG, arXiv 2409.06091, §3); rows as ``fit_subsets`` takes them.
+    """Mean loss of every task of every subset at margins + features·weights, for instance on validation examples.
 
-    Raises
-    ------
-    UserError
-        Rows or subsets are unusable, or a subset holds a task without rows.
+    Args:
+        features: (N, d); margins: (N,); targets: (N,); task_of_row: (N,); subsets and kinds: as in `fit_subsets`.
+        weights: (M, d), one row per subset.
+
+    Returns:
+        Losses in nats (½ squared error for squared tasks), with standard errors over examples.
+
+    Raises:
+        UserError: on wrong shapes, values that are not finite, and subsets with unknown or empty tasks.
+
+    Source: Grad-TAG, arXiv 2409.06091, section 3: the linearised estimate of f_i(S).
     """
-    chosen = [[int(t) for t in subset] for subset in subsets]
     rows = check_rows(features, margins, targets, task_of_row, kinds)
-    check_subsets(chosen, rows.task, rows.n_tasks)
-    w = torch.as_tensor(weights).to(rows.features)
-    subset_index = torch.tensor([i for i, subset in enumerate(chosen) for _ in subset], dtype=torch.long)
-    task = torch.tensor([t for subset in chosen for t in subset], dtype=torch.long)
-    loss = torch.empty(len(task), dtype=torch.float64, device=rows.features.device)
-    error = torch.empty_like(loss)
-    for t in task.unique().tolist():
-        places = (task == t).nonzero()[:, 0].to(loss.device)
-        own = (rows.task == t).nonzero()[:, 0]
-        z = rows.margins[own, None] + rows.features[own] @ w[subset_index.to(loss.device)[places]].T
-        values = _losses(z.double(), rows.targets[own, None].double(), rows.kinds[t])
-        loss[places] = values.mean(dim=0)
-        error[places] = values.std(dim=0, correction=min(1, len(own) - 1)) / len(own) ** 0.5
-    parts: tuple[Tensor, ...] = (subset_index, task, loss, error)
-    return PredictedLosses(*(parts if isinstance(features, Tensor) else (p.cpu().numpy() for p in parts)))
+    members = check_subsets(subsets, rows.task, rows.n_tasks)
+    w = as_tensor(weights, "weights").to(rows.features.device)
+    if w.shape != (len(members), rows.features.shape[1]):
+        raise UserError(
+            f"weights has shape {tuple(w.shape)}; {len(members)} subsets of {rows.features.shape[1]} "
+            f"dimensions make ({len(members)}, {rows.features.shape[1]})"
+        )
+    check_finite(w, "weights")
+    dtype = torch.promote_types(w.dtype, rows.features.dtype)
+    loss, error = w.new_empty(len(members.task), dtype=dtype), w.new_empty(len(members.task), dtype=dtype)
+    with torch.no_grad(), full_precision():
+        blocks = build_blocks(rows, torch.unique(members.task).tolist(), dtype)
+        ends = torch.cumsum(members.size, 0)
+        for begin in range(0, len(members), _TILE):
+            part = torch.arange(begin, min(begin + _TILE, len(members)))
+            layout = Layout(blocks, members.take(part), w.device)
+            pairs = slice(int(ends[begin] - members.size[begin]), int(ends[part[-1]]))
+            loss[pairs], error[pairs] = _losses(blocks, layout, w[begin : begin + len(part)].to(dtype))
+    parts = (members.subset, members.task, loss, error)
+    if isinstance(features, Tensor):
+        return PredictedLosses(*(part.to(features.device) for part in parts))
+    return PredictedLosses(*(part.cpu().numpy() for part in parts))
 
 
-def _losses(z: Tensor, target: Tensor, kind: str) -> Tensor:
-    return 0.5 * (z - target).square() if kind == "squared" else -F.logsigmoid((2 * target - 1) * z)
+def _losses(blocks: Sequence[TaskBlock], layout: Layout, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and standard errors of the pairs of a layout."""
+    _, parts = layout.stack(w)
+    means, errors = [], []
+    for number, x, _ in parts:
+        block = blocks[number]
+        step = max(1, work_size(w.device) // max(1, block.rows.shape[0] * block.rows.shape[1]))
+        moments = [_moments(block, x[:, i : i + step]) for i in range(0, x.shape[1], step)]
+        means.append(torch.cat([mean for mean, _ in moments], 1).flatten())
+        errors.append(torch.cat([error for _, error in moments], 1).flatten())
+    return torch.cat(means)[layout.slot], torch.cat(errors)[layout.slot]
+
+
+def _moments(block: TaskBlock, x: Tensor) -> tuple[Tensor, Tensor]:
+    losses = LOSSES[block.kind].values(block.scores(x))
+    counts = block.counts[:, None]
+    if block.padded:
+        real = torch.arange(losses.shape[2], device=x.device) < block.counts[:, None, None]
+        losses = torch.where(real, losses, 0)
+    mean = losses.sum(-1) / counts
+    deviations = losses.sub_(mean[:, :, None])
+    if block.padded:
+        deviations = torch.where(real, deviations, 0)
+    variance = deviations.square_().sum(-1) / (counts - 1)
+    return mean, (variance / counts).sqrt()

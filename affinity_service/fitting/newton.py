@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from affinity_service.fitting.blocks import build_blocks
+from affinity_service.fitting.blocks import LOSSES, build_blocks
 from affinity_service.fitting.descent import Outcome
 from affinity_service.fitting.problem import Rows
 
@@ -21,7 +21,7 @@ def newton_fit(rows: Rows, tasks: Sequence[int], l2: float, start: Tensor) -> Ou
     def objective(w: Tensor) -> Tensor:
         value = 0.5 * l2 * w.square().sum()
         for block in blocks:
-            losses = block.loss.values(block.scores(w.expand(len(block.tasks), 1, -1)))[:, 0].sum(1)
+            losses = LOSSES[block.kind].values(block.scores(w.expand(len(block.tasks), 1, -1)))[:, 0].sum(1)
             value = value + share * (losses / block.counts).sum()
         return value
 
@@ -31,16 +31,17 @@ def newton_fit(rows: Rows, tasks: Sequence[int], l2: float, start: Tensor) -> Ou
         w = torch.zeros_like(w)
         value = objective(w)
     converged, steps, gradient = False, 0, torch.zeros_like(w)
-    for steps in range(1, _STEPS + 1):
+    while steps < _STEPS:
+        steps += 1
         gradient = l2 * w
         hessian = torch.zeros(len(w), len(w), dtype=w.dtype, device=w.device)
         hessian.diagonal().fill_(l2)
         for block in blocks:
             u = block.scores(w.expand(len(block.tasks), 1, -1))
-            slopes = block.back(block.loss.slopes(u))[:, 0] / block.counts[:, None]
+            slopes = block.back(LOSSES[block.kind].slopes(u))[:, 0] / block.counts[:, None]
             gradient = gradient + share * slopes.sum(0)
             for b in range(len(block.tasks)):
-                weighted = block.rows[b] * block.loss.curvatures(u)[b, 0, :, None]
+                weighted = block.rows[b] * LOSSES[block.kind].curvatures(u)[b, 0, :, None]
                 hessian.addmm_(block.rows[b].t(), weighted, alpha=share / float(block.counts[b]))
         factor, failed = torch.linalg.cholesky_ex(hessian)
         if int(failed):

@@ -1,5 +1,6 @@
 """Inputs of the fits: checked once, turned into tensors, with errors that name what is wrong."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +12,6 @@ from torch import Tensor
 from affinity_service.errors import UserError
 
 Kind = Literal["logistic", "squared"]
-KINDS: tuple[Kind, ...] = ("logistic", "squared")
 Array = np.ndarray | Tensor
 
 
@@ -56,12 +56,20 @@ class Members:
 def as_tensor(values: Any, name: str) -> Tensor:
     """A tensor over the caller's memory where possible; integers, booleans and half floats become float32."""
     try:
-        tensor = values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
+        tensor = values.detach() if isinstance(values, Tensor) else _wrap(np.asarray(values))
     except (TypeError, ValueError) as error:
         raise UserError(f"{name} is not a numeric array: {error}") from error
     if tensor.is_complex():
         raise UserError(f"{name} has dtype {tensor.dtype}; real numbers are expected")
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.to(torch.float32)
+
+
+def _wrap(array: np.ndarray) -> Tensor:
+    """A tensor over the array's memory. Nothing here writes to it, so read-only arrays need no warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        # torch knows no negative strides.
+        return torch.from_numpy(array if all(stride >= 0 for stride in array.strides) else array.copy())
 
 
 def check_finite(tensor: Tensor, name: str) -> None:
@@ -81,9 +89,7 @@ def check_finite(tensor: Tensor, name: str) -> None:
     )
 
 
-def check_rows(
-    features: Any, margins: Any, targets: Any, task_of_row: Any, kinds: Sequence[str] | None
-) -> Rows:
+def check_rows(features: Any, margins: Any, targets: Any, task_of_row: Any, kinds: Sequence[str] | None) -> Rows:
     """Rows from the caller's arrays. Raises UserError on shapes, NaN, unknown kinds and bad targets."""
     x = as_tensor(features, "features")
     if x.dim() != 2:
@@ -93,9 +99,7 @@ def check_rows(
     for name, values in (("margins", margins), ("targets", targets)):
         vector = as_tensor(values, name)
         if vector.shape != (n,):
-            raise UserError(
-                f"{name} has shape {tuple(vector.shape)}; features has {n} rows, so ({n},) is expected"
-            )
+            raise UserError(f"{name} has shape {tuple(vector.shape)}; features has {n} rows, so ({n},) is expected")
         check_finite(vector, name)
         vectors[name] = vector.to(x.device)
     check_finite(x, "features")
@@ -108,13 +112,12 @@ def check_rows(
 
 
 def _task_ids(task_of_row: Any, n: int) -> Tensor:
-    task = (
-        task_of_row.detach() if isinstance(task_of_row, Tensor) else torch.from_numpy(np.asarray(task_of_row))
-    )
+    try:
+        task = task_of_row.detach() if isinstance(task_of_row, Tensor) else _wrap(np.asarray(task_of_row))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"task_of_row is not an array of integers: {error}") from error
     if task.shape != (n,):
-        raise UserError(
-            f"task_of_row has shape {tuple(task.shape)}; features has {n} rows, so ({n},) is expected"
-        )
+        raise UserError(f"task_of_row has shape {tuple(task.shape)}; features has {n} rows, so ({n},) is expected")
     if n == 0:
         return torch.zeros(0, dtype=torch.int64)
     if task.dtype.is_floating_point or task.dtype == torch.bool or task.is_complex():
@@ -128,12 +131,13 @@ def _task_ids(task_of_row: Any, n: int) -> Tensor:
 
 def _check_kinds(kinds: Sequence[str] | None, n_tasks: int) -> tuple[Kind, ...]:
     if kinds is None:
-        return ("logistic",) * n_tasks
+        default: Kind = "logistic"
+        return (default,) * n_tasks
     if isinstance(kinds, str):
         raise UserError(f"kinds is the string {kinds!r}; a sequence with one kind per task is expected")
     checked: list[Kind] = []
     for task, kind in enumerate(kinds):
-        if kind not in KINDS:
+        if kind != "logistic" and kind != "squared":
             raise UserError(f"kinds has {kind!r} for task {task}; 'logistic' or 'squared' is expected")
         checked.append("logistic" if kind == "logistic" else "squared")
     if len(checked) < n_tasks:
@@ -187,9 +191,7 @@ def check_subsets(subsets: Iterable[Iterable[int]], task_of_row: Tensor, n_tasks
     twice = torch.nonzero(key[1:] == key[:-1]).flatten()
     if len(twice):
         number, bad = divmod(int(key[twice[0]]), n_tasks)
-        raise UserError(
-            f"subset {number} contains task {bad} more than once; a subset is a set of distinct tasks"
-        )
+        raise UserError(f"subset {number} contains task {bad} more than once; a subset is a set of distinct tasks")
     return Members(subset, task, size)
 
 

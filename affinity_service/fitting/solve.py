@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from affinity_service.errors import UserError
-from affinity_service.fitting.blocks import build_blocks
+from affinity_service.fitting.blocks import LOSSES, build_blocks
 from affinity_service.fitting.curvature import TaskModels, reference_point
 from affinity_service.fitting.descent import Descent, Outcome
 from affinity_service.fitting.newton import newton_fit
@@ -163,7 +163,7 @@ def _trivial(rows: Rows, members: Members, l2: Tensor) -> Outcome:
     for number in range(m):
         tasks = members.task[members.subset == number].tolist()
         blocks = build_blocks(rows, tasks, torch.float64)
-        total = [block.loss.values(block.offsets).sum(-1) / block.counts for block in blocks]
+        total = [LOSSES[block.kind].values(block.offsets).sum(-1) / block.counts for block in blocks]
         objective[number] = torch.cat(total).mean()
     return Outcome(
         rows.features.new_zeros((m, rows.features.shape[1])),

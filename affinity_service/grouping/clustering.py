@@ -56,7 +56,7 @@ def cluster(
 
     Maximises Σ_groups (1/|g|) Σ_{i,j∈g} A_ij, diagonal included, of A = (affinity + affinityᵀ)/2
     (Grad-TAG, arXiv 2409.06091, from the k-means relaxation of Peng & Wei 2007). The matrix is taken as
-    given: whoever wants the objective as gain over training alone passes `centre_rows(affinity)`.
+    given: whoever wants the objective as gain over training alone passes `centre_rows(affinity, "alone")`.
 
     Methods: "sdp" solves the semidefinite relaxation, rounds it and keeps the best of several polished starts
     (see `rounding.rounded`); "spectral" and "agglomerative" are scikit-learn's on the affinities; "random" is

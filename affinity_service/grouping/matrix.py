@@ -1,6 +1,7 @@
 """The affinity matrix on its way in: checked, symmetrised, centred, and in the form the solvers work on."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -59,18 +60,16 @@ def symmetrised(matrix: Floats) -> Floats:
     return mean
 
 
-def centre_rows(affinity: ArrayLike) -> Floats:
-    """Gain of every task over training alone: each row minus its own diagonal entry.
+def centre_rows(affinity: ArrayLike, by: Literal["partners", "alone"] = "partners") -> Floats:
+    """Take each task's own level out of its row, so that hard tasks do not steer the groups.
 
-    The stored matrix holds negated losses, so row i has the level of task i's difficulty. Here entry (i, j)
-    becomes loss of i alone minus loss of i with j (positive: j helps i), and the diagonal becomes 0. The
-    objective of `cluster` then reads: sum over tasks of (1 − 1/|g|) times the mean gain from its mates.
-
-    The diagonal rather than the row mean, because a mean over partners is no state that anybody trains: with
-    it the objective would compare with an average partner instead of with training alone. For "sdp" the
-    choice cannot change the groups: each task carries total weight 1 in the objective whatever its group, so
-    any shift of row i by r_i adds Σr to every partition alike. "spectral" and "agglomerative" have no such
-    invariance: there offsets of hard tasks do steer the groups, and centring matters.
+    - ``partners``: entry (i, j) becomes what partner j gives beyond i's average partner; the diagonal becomes 0, the
+      average partner's value. `cluster` then asks only *which* partners fit. With one level for company and another
+      for being alone in a row, the density would prefer one large group wherever company as such is estimated to
+      help, and singletons wherever it is not.
+    - ``alone``: each row minus its diagonal, the gain over training alone. For "sdp" this cannot change the groups:
+      each task carries total weight 1 in the objective whatever its group, so a shift of a whole row adds the same
+      to every partition. "spectral" and "agglomerative" have no such invariance.
 
     Args:
         affinity: (T, T); rows receive, columns give; higher is better; diagonal = the task alone.
@@ -79,11 +78,18 @@ def centre_rows(affinity: ArrayLike) -> Floats:
         (T, T) float64 with zero diagonal, in the units of the input.
 
     Raises:
-        UserError: not square, not numeric, NaN or infinite entries.
+        UserError: not square, not numeric, NaN or infinite entries, or another `by`.
     """
     matrix = checked_affinity(affinity)
-    gains: Floats = matrix - np.diag(matrix)[:, None]
-    return gains
+    if by == "alone":
+        level = np.diag(matrix)
+    elif by == "partners":
+        level = (matrix.sum(axis=1) - np.diag(matrix)) / max(len(matrix) - 1, 1)
+    else:
+        raise UserError(f"by: found {by!r}; expected 'partners' or 'alone'")
+    centred: Floats = matrix - level[:, None]
+    np.fill_diagonal(centred, 0.0)
+    return centred
 
 
 @dataclass(frozen=True)

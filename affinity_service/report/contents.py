@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -28,7 +27,7 @@ class Contents:
     Attributes
     ----------
     suite : `suite.json`. history : `base_model/history.json`. grouping : `groups.json`.
-    subset_sizes : how many subsets of each size were estimated.
+    subsets : how many subsets were estimated.
     results : one row per trained model and task, only while they belong to the present groups.
     superseded : trained group models exist, but of an earlier grouping.
     unfinished : stages that have begun and not ended: what comes after them may belong to an earlier run.
@@ -39,7 +38,7 @@ class Contents:
     suite: dict[str, Any] | None
     history: dict[str, Any] | None
     matrix: AffinityMatrix | None
-    subset_sizes: dict[int, int]
+    subsets: int
     grouping: dict[str, Any] | None
     results: pd.DataFrame | None
     superseded: bool
@@ -96,7 +95,7 @@ def read_contents(folder: StudyFolder) -> Contents:
         suite=suite,
         history=_json(folder, "base_model/history.json"),
         matrix=_matrix(folder, suite),
-        subset_sizes=_subset_sizes(folder),
+        subsets=_subsets(folder),
         grouping=grouping,
         results=None if superseded or grouping is None else results,
         superseded=superseded,
@@ -124,12 +123,10 @@ def _matrix(folder: StudyFolder, suite: dict[str, Any] | None) -> AffinityMatrix
     return AffinityMatrix.from_table(table, names)
 
 
-def _subset_sizes(folder: StudyFolder) -> dict[int, int]:
+def _subsets(folder: StudyFolder) -> int:
     if not folder.exists("affinity/estimates.parquet"):
-        return {}
-    subset = read_table(folder, "affinity/estimates.parquet", ["subset"])["subset"].to_numpy()
-    members = np.unique(subset, return_counts=True)[1]
-    return dict(sorted(Counter(members.tolist()).items()))
+        return 0
+    return len(read_table(folder, "affinity/estimates.parquet", ["subset"])["subset"].unique())
 
 
 def _results(folder: StudyFolder) -> pd.DataFrame | None:

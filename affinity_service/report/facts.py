@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from affinity_service.affinity.matrix import AffinityMatrix
-from affinity_service.evaluation.outcomes import GROUPS, JOINT, RANDOM, SINGLE, gains, loss_table
-from affinity_service.report.wording import decimals_for, number, percent, signed
+from affinity_service.evaluation.outcomes import GROUPS, JOINT, RANDOM, SINGLE, gains
+from affinity_service.report.wording import count, decimals_for, number, percent, signed
 
 BETTER, WORSE, UNCLEAR, SAME, ONE_SEED = "better", "worse", "unclear", "same", "one seed"
 
@@ -23,6 +23,8 @@ SETTINGS = {
     SINGLE: ("single-task training", "one model per task", "alone"),
     RANDOM: ("random groups", "groups of the same sizes, drawn at random", "random group"),
 }
+
+_PARTNERS = "beyond the task's average partner"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,14 @@ class Gain:
         return signed(self.mean, decimals) + half
 
 
+def decimals_of(gains: Iterable[Gain]) -> int:
+    """One choice for gains shown together: three digits of the largest number, one of the smallest half-width."""
+    gains = list(gains)
+    halves = [gain.half for gain in gains if gain.half > 0]
+    largest = decimals_for([*(gain.mean for gain in gains), *halves])
+    return max(largest, decimals_for([min(halves)], 1)) if halves else largest
+
+
 def score_of(results: pd.DataFrame) -> str:
     """The test loss; where no task has a test label, the validation loss."""
     return "test_loss" if results["test_loss"].notna().any() else "validation_loss"
@@ -62,7 +72,7 @@ def task_gains(results: pd.DataFrame, baseline: str) -> dict[str, Gain]:
     """The gain of every task by itself."""
     rows = results[results["setting"].isin([GROUPS, baseline])]
     return {
-        task: Gain(*pair)
+        str(task): Gain(*pair)
         for task, part in rows.groupby("task", sort=False)
         for pair in gains(part, [str(task)], score_of(results)).values()
     }
@@ -98,42 +108,71 @@ def comparison(gain: Gain, baseline: str, decimals: int, unit: str, share: float
 
 def share_of_loss(gain: Gain, results: pd.DataFrame, baseline: str) -> float:
     """The gain over the baseline's mean loss on the tasks that both settings have."""
-    table = loss_table(results, score_of(results))[[GROUPS, baseline]].dropna()
-    level = float(table[baseline].mean()) if len(table) else 0.0
+    mean_loss = results.groupby(["task", "setting"])[score_of(results)].mean().unstack("setting")
+    level = float(mean_loss[[GROUPS, baseline]].dropna()[baseline].mean())
     return gain.mean / level if level > 0 else math.nan
 
 
-def bound_sentences(grouping: dict[str, Any], matrix: AffinityMatrix | None) -> list[str]:
-    """How good the partition is, against the certified bound and against chance."""
-    score, bound, k = grouping["objective"], grouping["bound"], len(grouping["groups"])
-    tasks = sum(len(group) for group in grouping["groups"])
-    gap = 0.0 if bound is None else bound - score
-    exact = gap <= 1e-9 * max(abs(bound or 0.0), abs(score))
-    # The score is a sum over tasks; shown as a mean it is in the unit of a gain and does not grow with the study.
-    decimals = decimals_for([score / tasks])
-    if not exact:
-        decimals = max(decimals, decimals_for([gap / tasks], 1))
+def summary(verdicts: Mapping[str, str]) -> str:
+    """What all comparisons say in half a sentence: verdict per baseline → words."""
+    words = {
+        BETTER: "better than",
+        WORSE: "worse than",
+        UNCLEAR: "not clearly different from",
+        SAME: "the same as",
+        ONE_SEED: "compared in one seed only with",
+    }
+    parts = []
+    for verdict, word in words.items():
+        against = [SETTINGS[baseline][0] for baseline, found in verdicts.items() if found == verdict]
+        if against:
+            parts.append(f"{word} {' and '.join([', '.join(against[:-1]), against[-1]] if against[1:] else against)}")
+    return "; ".join(parts)
+
+
+def bound_sentences(grouping: dict[str, Any], matrix: AffinityMatrix | None, unit: str) -> list[str]:
+    """How good the partition is, against the certified bound and against chance.
+
+    The objective is a sum over tasks; shown as a mean it is in the unit of a gain and does not grow with the study.
+    """
+    k, tasks = len(grouping["groups"]), sum(len(group) for group in grouping["groups"])
+    score = grouping["objective"] / tasks
+    bound = None if grouping["bound"] is None else grouping["bound"] / tasks
+    alone = grouping.get("centre", "alone") == "alone"
+    chance = _chance(matrix, tasks, k, alone)
+    known = [value for value in (score, bound, chance) if value is not None]
+    decimals = max(4, decimals_for(known))
     sentences = [
-        f"The score of a grouping is the estimated gain over training alone, averaged over tasks: each task takes "
-        f"its mean gain over the members of its group, itself included with 0. This grouping scores "
-        f"{signed(score / tasks, decimals)}."
+        f"The score of a grouping is the estimated gain {'over training alone' if alone else _PARTNERS}, averaged over "
+        "tasks: each task takes its mean gain over the members of its group, itself included with 0. This grouping "
+        f"scores {signed(score, decimals)} {unit}."
     ]
-    if bound is None:
-        return sentences
-    if exact:
-        sentences.append(f"No division into {k} groups can score higher: the certified bound equals the score.")
-    else:
-        relative = f", so the score lies within {percent(gap / bound)} of the best possible" if bound > 0 else ""
+    # A relaxation is solved to a tolerance: differences below that of all the numbers shown say nothing.
+    tight = bound is not None and bound - score <= 1e-4 * max(abs(value - score) for value in [*known, 0.0])
+    if tight:
         sentences.append(
-            f"It is proved that no division into {k} groups can score above {signed(bound / tasks, decimals)} "
-            f"(the certified bound){relative}."
+            f"It is proved that no division into {count(k, 'group')} can score noticeably higher: the certified "
+            f"bound is {signed(bound or 0.0, decimals)} too."
         )
-    if matrix is not None and len(matrix.names) == tasks and 1 < k < tasks:
-        off_diagonal = matrix.gains()[~np.eye(tasks, dtype=bool)]
-        # A random partition of these sizes keeps Σ_g (|g| − 1) = T − k pairs per direction, each of the mean gain.
-        chance = float((tasks - k) * off_diagonal.mean())
-        sentence = f"Random groups of the same sizes score {signed(chance / tasks, decimals)} on average"
-        if bound - chance > 1e-9 * abs(bound) and score > chance:
-            sentence += f"; this grouping takes at least {percent((score - chance) / (bound - chance))} of the way up"
+    elif bound is not None:
+        relative = f"; the score lies {percent((bound - score) / bound)} below it" if bound > 0 else ""
+        sentences.append(
+            f"It is proved that no division into {count(k, 'group')} can score above {signed(bound, decimals)}, the "
+            f"certified bound{relative}."
+        )
+    if chance is not None:
+        sentence = f"Random groups of the same sizes score {signed(chance, decimals)} on average"
+        if bound is not None and not tight and score > chance:
+            share = (score - chance) / (bound - chance)
+            sentence += f": the grouping gains at least {percent(share)} of what any grouping could gain over them"
         sentences.append(sentence + ".")
     return sentences
+
+
+def _chance(matrix: AffinityMatrix | None, tasks: int, k: int, alone: bool) -> float | None:
+    """The mean score of random groups of the same sizes: T − k of T tasks' worth of the mean gain, exactly."""
+    if matrix is None or len(matrix.names) != tasks or not 1 < k < tasks:
+        return None
+    # Against the average partner the mean gain is 0 by construction.
+    mean = float(matrix.gains()[~np.eye(tasks, dtype=bool)].mean()) if alone else 0.0
+    return (tasks - k) * mean / tasks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -31,7 +32,7 @@ class Heatmap:
 
 
 def draw_heatmap(
-    values: NDArray[np.float64], names: Sequence[str], sizes: Sequence[int], label: str, alternative: str
+    values: NDArray[np.float64], names: Sequence[str], sizes: Sequence[int], label: str, legend: str, alternative: str
 ) -> Heatmap:
     """Draw a matrix whose rows and columns are already in the order of the groups.
 
@@ -39,7 +40,7 @@ def draw_heatmap(
     ----------
     values : (T, T), positive helps; the diagonal is left grey.
     sizes : tasks per group; empty for no groups.
-    label : what the colour means, with its unit.
+    label : what the colour measures, with its unit. legend : what its two ends mean.
     """
     tasks = len(names)
     side = min(9.0, max(2.4, tasks * (0.62 if tasks <= WITH_VALUES else 0.24)))
@@ -47,14 +48,15 @@ def draw_heatmap(
     axes = figure.add_axes((0.0, 0.0, side / (side + 1), side / (side + 1)))
     shown = np.ma.masked_array(values, mask=np.eye(tasks, dtype=bool))
     limit, clipped = _limit(shown.compressed())
-    colours = mpl.colormaps["RdBu"].with_extremes(bad="#d4d4d4")
+    # An odd number of colours has white in the middle, and so few of them fit a palette.
+    colours = mpl.colormaps["RdBu"].resampled(63).with_extremes(bad="#d4d4d4")
     image = axes.imshow(shown, cmap=colours, norm=Normalize(-limit, limit), interpolation="none", aspect="equal")
     every = 0 if tasks > WITH_NAMES else -(-tasks // _LABELS)
     _name_tasks(axes, names, every, side)
     _draw_groups(axes, sizes, side)
     if tasks <= WITH_VALUES:
         _print_values(axes, values, limit)
-    _colour_bar(figure, image, side, label, clipped)
+    _colour_bar(figure, image, side, f"{legend}\n{label}", clipped)
     return Heatmap(inline_svg(figure, alternative), every, clipped)
 
 
@@ -62,7 +64,7 @@ def _limit(values: NDArray[np.float64]) -> tuple[float, int]:
     """The end of the scale: the largest value, unless a few outliers would wash out all others."""
     sizes = np.abs(values)
     largest, usual = float(sizes.max(initial=0.0)), float(np.quantile(sizes, 0.98)) if len(sizes) else 0.0
-    limit = usual if 0 < usual < largest / 1.5 else largest
+    limit = usual if 0 < usual < largest / 2 else largest
     return (limit or 1.0), int((sizes > limit).sum())
 
 
@@ -92,16 +94,14 @@ def _draw_groups(axes: Axes, sizes: Sequence[int], side: float) -> None:
         if start:
             for line in (axes.axhline, axes.axvline):
                 line(start - 0.5, color=_BORDER, linewidth=0.4)
-        box = Rectangle((start - 0.5, start - 0.5), size, size, fill=False, edgecolor=_BORDER, linewidth=1.4)
+        box = Rectangle((start - 0.5, start - 0.5), size, size, fill=False, edgecolor=_BORDER, linewidth=1.4, zorder=4)
         axes.add_patch(box)
         box.set_clip_on(False)
         if size * cell >= 9:
             middle = start + (size - 1) / 2
-            options = {"fontsize": 8, "color": INK, "fontweight": "bold"}
+            options: dict[str, Any] = {"fontsize": 8, "color": INK, "fontweight": "bold"}
             axes.annotate(str(index), (middle, -0.5), (0, 4), textcoords="offset points", ha="center", **options)
-            axes.annotate(
-                str(index), (tasks - 0.5, middle), (4, 0), textcoords="offset points", va="center", **options
-            )
+            axes.annotate(str(index), (tasks - 0.5, middle), (4, 0), textcoords="offset points", va="center", **options)
         start += size
     if sizes:
         axes.annotate("group", (1, 1), (8, 4), xycoords="axes fraction", textcoords="offset points", color=INK, size=8)
@@ -116,12 +116,12 @@ def _print_values(axes: Axes, values: NDArray[np.float64], limit: float) -> None
         axes.text(j, i, text, ha="center", va="center", fontsize=size, color="#ffffff" if dark else _BORDER)
 
 
-def _colour_bar(figure: Figure, image: mpl.image.AxesImage, side: float, label: str, clipped: int) -> None:
+def _colour_bar(figure: Figure, image: mpl.image.AxesImage, side: float, title: str, clipped: int) -> None:
     width = min(max(side * 0.6, 3.0), 5.0)
     total = side + 1
     axes = figure.add_axes((0.0, (side + 0.62) / total, width / total, 0.14 / total))
     bar = figure.colorbar(image, cax=axes, orientation="horizontal", extend="both" if clipped else "neither")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.tick_params(colors=INK, labelsize=8, color=LINE)
     bar.ax.locator_params(nbins=5)
-    bar.ax.set_title(f"red = harms  ·  white = no effect  ·  blue = helps\n{label}", fontsize=8.5, color=INK, loc="left")
+    bar.ax.set_title(title, fontsize=8.5, color=INK, loc="left")

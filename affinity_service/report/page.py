@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from markupsafe import Markup
 
 from affinity_service.artifacts import StudyFolder
 from affinity_service.report import facts, sections, wording
+from affinity_service.report.answer import answer
 from affinity_service.report.contents import Contents, read_contents
 
 _HERE = Path(__file__).parent
@@ -26,13 +28,6 @@ class Section:
     title: str
     fill: Callable[[Contents], dict[str, Any] | None]
     command: str = _RUN
-
-    def missing(self, contents: Contents) -> str:
-        if self.command == _TRAIN and contents.superseded:
-            return "The trained models belong to an earlier grouping."
-        if self.fill is not sections.outcomes and contents.matrix is not None and len(contents.names) == 1:
-            return "A single task has no partners."
-        return "Its stage is not done yet."
 
 
 # A section on `fidelity.json` belongs behind `pairs`: a function of the contents, a template and a line here.
@@ -63,24 +58,28 @@ def write_report(folder: StudyFolder) -> None:
 def render(contents: Contents) -> str:
     """The whole page as text."""
     filled = [(section, section.fill(contents)) for section in SECTIONS]
-    return _environment().get_template("page.html").render(
-        name=contents.config.name,
-        style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
-        sections=filled,
-        answer=sections.answer(contents),
-        unit=contents.unit,
-        unfinished=contents.unfinished,
-        superseded=contents.superseded,
-        written_by=contents.config.written_by,
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            name=contents.config.name,
+            style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+            sections=filled,
+            answer=answer(contents),
+            unit=contents.unit,
+            unfinished=contents.unfinished,
+            superseded=contents.superseded,
+            written_by=contents.config.written_by,
+        )
     )
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
         undefined=StrictUndefined,
-        trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {

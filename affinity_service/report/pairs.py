@@ -27,7 +27,7 @@ class Pair:
 
 
 def relative_gains(matrix: AffinityMatrix) -> NDArray[np.float64]:
-    """(T, T) gains minus the receiver's mean over its partners; NaN on the diagonal.
+    """(T, T) gains minus the receiver's mean over its partners, T ≥ 2; NaN on the diagonal.
 
     What all partners do to a receiver alike says nothing about whom to choose, and a receiver with large losses
     would otherwise fill every list.
@@ -37,9 +37,7 @@ def relative_gains(matrix: AffinityMatrix) -> NDArray[np.float64]:
     return gains - np.nanmean(gains, axis=1, keepdims=True)
 
 
-def extreme_pairs(
-    matrix: AffinityMatrix, group_of: Mapping[str, int], top: int = TOP
-) -> tuple[list[Pair], list[Pair]]:
+def extreme_pairs(matrix: AffinityMatrix, group_of: Mapping[str, int], top: int = TOP) -> tuple[list[Pair], list[Pair]]:
     """The pairs that stand out most above and below their receiver's average partner, most extreme first."""
     tasks = len(matrix.names)
     if tasks < 2:

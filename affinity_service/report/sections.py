@@ -12,7 +12,7 @@ from affinity_service.report.contents import Contents
 from affinity_service.report.curves import NAMED_GAINS, draw_gains, draw_training
 from affinity_service.report.heatmap import WITH_VALUES, draw_heatmap
 from affinity_service.report.pairs import extreme_pairs, relative_gains
-from affinity_service.report.wording import decimals_for, loss_unit
+from affinity_service.report.wording import decimals_for
 
 Values = dict[str, Any]
 BASELINES = (JOINT, SINGLE, RANDOM)
@@ -28,51 +28,39 @@ STAGES = {
 }
 
 
-def answer(contents: Contents) -> Values:
-    sizes = contents.subset_sizes
-    return {
-        "tasks": len(contents.names),
-        "subsets": sum(sizes.values()),
-        "larger": sum(number for size, number in sizes.items() if size > 2),
-        "range": [f(size for size in sizes if size > 2) for f in (min, max)] if max(sizes, default=0) > 2 else None,
-        "groups": contents.groups,
-        "left_out": len((contents.suite or {}).get("left_out", [])),
-        "comparisons": _comparisons(contents),
-        "seeds": contents.results["seed"].nunique() if contents.results is not None else 0,
-        "random_groupings": _random_groupings(contents),
-    }
-
-
 def groups(contents: Contents) -> Values | None:
     if contents.grouping is None:
         return None
     results, matrix = contents.results, contents.matrix
-    rows = []
+    rows: list[Values] = []
     for index, names in enumerate(contents.groups, 1):
-        estimated = None
+        mates = []
         if matrix is not None and len(names) > 1:
             members = [matrix.names.index(name) for name in names]
-            block = matrix.gains()[np.ix_(members, members)]
-            estimated = float(block.sum() / (len(names) * (len(names) - 1)))
+            block = np.ix_(members, members)
+            among = ~np.eye(len(names), dtype=bool)
+            mates = [float(values[block][among].mean()) for values in (matrix.gains(), relative_gains(matrix))]
         gains = {} if results is None else facts.gains_of(results, names)
-        rows.append({"index": index, "tasks": names, "estimated": estimated, "gains": gains})
-    shown = [gain.mean for row in rows for gain in row["gains"].values()]
-    shown += [row["estimated"] for row in rows if row["estimated"] is not None]
+        rows.append({"index": index, "tasks": names, "mates": mates, "gains": gains})
+    estimated = decimals_for([value for row in rows for value in row["mates"]])
+    measured = [gain for row in rows for gain in row["gains"].values()]
     return {
         "method": contents.grouping["method"],
         "rows": rows,
-        "decimals": decimals_for(shown),
+        "decimals": facts.decimals_of(measured) if measured else estimated,
         "baselines": [b for b in BASELINES if any(b in row["gains"] for row in rows)],
         "superseded": contents.superseded,
-        "bound": facts.bound_sentences(contents.grouping, matrix),
+        "bound": facts.bound_sentences(contents.grouping, matrix, contents.unit),
         "sampled": _sampled(contents),
     }
 
 
 def heatmap(contents: Contents) -> Values | None:
     matrix = contents.matrix
-    if matrix is None or len(matrix.names) < 2:
+    if matrix is None:
         return None
+    if len(matrix.names) < 2:
+        return {"pairs": 0}
     parts = contents.ordered
     order = [matrix.names.index(name) for part in parts for name in part]
     names = [matrix.names[i] for i in order]
@@ -84,6 +72,7 @@ def heatmap(contents: Contents) -> Values | None:
         names,
         sizes,
         f"gain over the receiver trained alone ({unit})",
+        "red = harms  ·  white = no effect  ·  blue = helps",
         "Heatmap of the estimated gain of every receiver from every source",
     )
     relative = draw_heatmap(
@@ -91,6 +80,7 @@ def heatmap(contents: Contents) -> Values | None:
         names,
         sizes,
         f"gain against the receiver's average partner ({unit})",
+        "red = worse than the average partner  ·  blue = better",
         "Heatmap of the estimated gains, each compared with the receiver's mean over its partners",
     )
     values = matrix.gains()[~np.eye(len(order), dtype=bool)]
@@ -106,8 +96,10 @@ def heatmap(contents: Contents) -> Values | None:
 
 def pairs(contents: Contents) -> Values | None:
     matrix = contents.matrix
-    if matrix is None or len(matrix.names) < 2:
+    if matrix is None:
         return None
+    if len(matrix.names) < 2:
+        return {"total": 0}
     above, below = extreme_pairs(matrix, contents.group_of)
     shown = [*above, *below]
     return {
@@ -125,7 +117,8 @@ def outcomes(contents: Contents) -> Values | None:
     results = contents.results
     if results is None:
         return None
-    order = [name for part in contents.ordered for name in part if name in set(results["task"])]
+    trained = set(results["task"])
+    order = [name for part in contents.ordered for name in part if name in trained]
     tables = []
     for score, title in (("test_loss", "Test loss"), ("validation_loss", "Validation loss")):
         if results[score].notna().any():
@@ -135,7 +128,7 @@ def outcomes(contents: Contents) -> Values | None:
                 {
                     "title": title,
                     "settings": settings,
-                    "rows": [(name, contents.group_of.get(name), row) for name, row in table.iterrows()],
+                    "rows": [(name, contents.group_of.get(name), table.loc[name]) for name in order],
                     "best": table[settings].min(axis=1).to_dict(),
                     "decimals": decimals_for(table[settings].to_numpy().ravel(), 4),
                 }
@@ -145,7 +138,7 @@ def outcomes(contents: Contents) -> Values | None:
     score = facts.score_of(results).replace("_", " ")
     figure = None
     if gains:
-        label = f"gain over joint training ({contents.unit} of {score})\nharms  ←  0  →  helps"
+        label = f"gain over joint training ({contents.unit} of {score})\ngroups worse  ←  0  →  groups better"
         figure = draw_gains(gains, [name for name in order if name in gains], label)
     return {
         "tables": tables,
@@ -194,37 +187,6 @@ def data(contents: Contents) -> Values | None:
 
 def making(contents: Contents) -> Values:
     return {"text": contents.config_text, "written_by": contents.config.written_by}
-
-
-def _comparisons(contents: Contents) -> list[Values]:
-    results = contents.results
-    if results is None:
-        return []
-    found = []
-    gains = facts.gains_of(results, contents.names)
-    decimals = decimals_for([gain.mean for gain in gains.values()])
-    score = facts.score_of(results).replace("_", " ")
-    for baseline, gain in gains.items():
-        tasks = results.loc[results["setting"] == baseline, "task"].unique()
-        unit = loss_unit(t["kind"] for t in (contents.suite or {"tasks": []})["tasks"] if t["name"] in set(tasks))
-        share = facts.share_of_loss(gain, results, baseline)
-        found.append(
-            {
-                "title": facts.SETTINGS[baseline][0],
-                "verdict": gain.verdict,
-                "gain": gain.text(decimals),
-                "unit": unit,
-                "sentence": facts.comparison(gain, baseline, decimals, unit, share, score),
-                "tasks": len(tasks),
-            }
-        )
-    return found
-
-
-def _random_groupings(contents: Contents) -> int:
-    if contents.results is None:
-        return 0
-    return int(contents.results.loc[contents.results["setting"] == RANDOM, "grouping"].nunique())
 
 
 def _sampled(contents: Contents) -> int | None:

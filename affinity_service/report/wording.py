@@ -75,12 +75,12 @@ def _scaled(value: float, base: float, units: list[str]) -> str:
 
 
 def loss_unit(kinds: Iterable[str]) -> str:
-    """The unit of a loss averaged over tasks of these kinds."""
+    """The unit of a loss averaged over tasks of these kinds; the glossary says what a mixed one is."""
     regression = {kind == "regression" for kind in kinds}
     if regression == {True}:
         return "half squared standard deviations"
     if regression == {True, False}:
-        return "nats (regression: half squared standard deviations)"
+        return "loss units"
     return "nats"
 
 

@@ -12,12 +12,12 @@ from affinity_service.grouping.partition import density, groups_of, with_exactly
 def test_centre_rows_gives_the_gain_over_training_alone() -> None:
     # Task 0 alone has loss 2.0, with task 1 loss 1.5: a gain of 0.5.
     negated_losses = [[-2.0, -1.5], [-0.4, -0.3]]
-    np.testing.assert_allclose(centre_rows(negated_losses), [[0.0, 0.5], [-0.1, 0.0]])
+    np.testing.assert_allclose(centre_rows(negated_losses, "alone"), [[0.0, 0.5], [-0.1, 0.0]])
 
 
 def test_centre_rows_makes_the_objective_a_weighted_mean_gain() -> None:
     rng = np.random.default_rng(0)
-    gains = centre_rows(rng.normal(size=(6, 6)))
+    gains = centre_rows(rng.normal(size=(6, 6)), "alone")
     groups = [[0, 2, 5], [1, 3], [4]]
     by_hand = sum(
         (1 - 1 / len(group)) * np.mean([gains[i, j] for j in group if j != i])
@@ -36,7 +36,28 @@ def test_row_offsets_cannot_change_the_groups_of_sdp() -> None:
     plain, offset = cluster(gains, 3), cluster(losses_of_very_different_levels, 3)
     assert plain.groups == offset.groups
     assert offset.objective == pytest.approx(plain.objective - 100 * np.arange(12).sum())
-    assert cluster(centre_rows(losses_of_very_different_levels), 3).groups == plain.groups
+    assert cluster(centre_rows(losses_of_very_different_levels, "alone"), 3).groups == plain.groups
+
+
+def test_centring_by_partners_asks_which_partner_not_whether_any() -> None:
+    """Company as such lifts every row by another amount; the camps show only in the differences between partners."""
+    rng = np.random.default_rng(2)
+    same = np.arange(8)[:, None] % 2 == np.arange(8) % 2
+    gains = 0.05 * same + 0.01 * rng.normal(size=(8, 8)) + rng.uniform(-1, 1, size=(8, 1))
+    np.fill_diagonal(gains, 0.0)
+    levels = rng.normal(size=(8, 1))
+    centred = centre_rows(gains + levels, "partners")
+    off_diagonal = ~np.eye(8, dtype=bool)
+    np.testing.assert_allclose(centred.sum(axis=1), 0, atol=1e-12)
+    np.testing.assert_allclose(
+        (centred[:, :-1] - centred[:, 1:])[off_diagonal[:, 1:] & off_diagonal[:, :-1]],
+        (gains[:, :-1] - gains[:, 1:])[off_diagonal[:, 1:] & off_diagonal[:, :-1]],
+        atol=1e-12,
+    )
+    assert cluster(centred, 2).groups == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert cluster(centre_rows(gains + levels, "alone"), 2).groups != [[0, 2, 4, 6], [1, 3, 5, 7]]
+    with pytest.raises(UserError, match="by: found 'rows'"):
+        centre_rows(gains, "rows")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-9, 1.0, 1e12, 1e150])

@@ -1,0 +1,104 @@
+"""One driver per study: the second is refused and told who holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from affinity_service.artifacts import StudyFolder
+from affinity_service.errors import UserError
+
+LOCK = "driver.lock"
+# An object store has no locks: the holder renews a lease, and one not renewed for so long has died.
+LEASE_SECONDS, RENEW_SECONDS = 60.0, 15.0
+
+
+@contextlib.contextmanager
+def driver_lock(folder: StudyFolder) -> Iterator[None]:
+    """Hold the study while the block runs; a killed driver holds nothing.
+
+    Raises
+    ------
+    UserError
+        Another driver is at work on the study; host, process id and start are named.
+    """
+    with _file_lock(folder) if folder.is_local else _lease(folder):
+        yield
+
+
+def _holder() -> dict[str, Any]:
+    started = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": started, "token": uuid.uuid4().hex}
+
+
+def _refusal(folder: StudyFolder, holder: dict[str, Any]) -> UserError:
+    return UserError(
+        f"study {folder.root} is being run by process {holder.get('pid', '?')} on {holder.get('host', '?')} "
+        f"since {holder.get('started', '?')}; wait for it, stop it, or use another --study folder"
+    )
+
+
+@contextlib.contextmanager
+def _file_lock(folder: StudyFolder) -> Iterator[None]:
+    """The kernel gives the lock up with the process, however it ends."""
+    path = Path(folder.root, LOCK)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            stream.seek(0)
+            try:
+                holder = json.loads(stream.read())
+            except ValueError:
+                holder = {}
+            raise _refusal(folder, holder) from error
+        stream.seek(0)
+        stream.truncate()
+        stream.write(json.dumps(_holder()))
+        stream.flush()
+        yield
+
+
+@contextlib.contextmanager
+def _lease(folder: StudyFolder) -> Iterator[None]:
+    mine = _holder()
+
+    def renew() -> None:
+        folder.write_json(LOCK, {**mine, "renewed": time.time()})
+
+    if folder.exists(LOCK):
+        found = folder.read_json(LOCK)
+        if time.time() - found["renewed"] < LEASE_SECONDS:
+            raise _refusal(folder, found)
+    renew()
+    # Of two that arrive together the later write wins; the other sees a foreign token and leaves.
+    time.sleep(0.5)
+    found = folder.read_json(LOCK)
+    if found["token"] != mine["token"]:
+        raise _refusal(folder, found)
+    stop = threading.Event()
+
+    def keep() -> None:
+        while not stop.wait(RENEW_SECONDS):
+            # A storage that fails for a moment must not end the run; the lease outlasts several tries.
+            with contextlib.suppress(OSError):
+                renew()
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        folder.delete(LOCK)

@@ -1,0 +1,152 @@
+"""The whole way on small suites, with a real Ray and a real DeepSpeed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from affinity_service import Study, UserError
+from affinity_service.artifacts import StudyFolder
+from affinity_service.evaluation.outcomes import GROUPS
+from affinity_service.tables import read_table
+from tests.suites import allies_and_rivals, mixed_suite
+
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("ray_session")]
+
+
+class Recorder:
+    """Which stages ran and which were found done."""
+
+    def __init__(self) -> None:
+        self.ran, self.reused = [], []
+
+    def started(self, stage): ...
+
+    def progress(self, done, total, text):
+        assert 0 <= done <= total
+
+    def warn(self, message): ...
+
+    def finished(self, stage, seconds, reused):
+        (self.reused if reused else self.ran).append(stage)
+
+
+def test_the_whole_way_on_mixed_kinds_then_only_what_a_change_reaches(small_config, tmp_path):
+    config = small_config(mixed_suite(rows=300))
+    first = Recorder()
+    study = Study.run(config, tmp_path / "study", reporter=first)
+    names = ["base_model", "gradients", "fits", "affinity", "groups", "group_models", "report"]
+    assert first.ran == names
+
+    matrix = study.affinity
+    assert matrix.names == ("up", "high", "level", "value")
+    for values in (matrix.affinity, matrix.standard_error, matrix.pair_estimate):
+        assert values.shape == (4, 4)
+        assert np.isfinite(values).all()
+    stored = read_table(study.folder, "affinity/matrix.parquet").to_pandas()
+    assert len(stored) == 16
+    estimates = read_table(study.folder, "affinity/estimates.parquet").to_pandas()
+    alone = estimates.groupby("subset").filter(lambda rows: len(rows) == 1).set_index("task").predicted_loss
+    np.testing.assert_allclose(-np.diag(matrix.affinity), alone[list(matrix.names)])
+
+    groups = json.loads(study.folder.read_bytes("groups.json"))
+    assert sorted(task for group in groups["groups"] for task in group) == sorted(matrix.names)
+    assert len(groups["groups"]) == groups["k"] == 2
+    assert groups["objective"] <= groups["bound"] + 1e-9
+    results = read_table(study.folder, "group_models/results.parquet").to_pandas()
+    assert set(results.setting) == {"groups", "joint", "single", "random"}
+    assert results[["validation_loss", "test_loss"]].notna().all().all()
+    assert len(study.folder.list("group_models/group-", ".safetensors")) == 2
+    timings = study.folder.read_json("timings.json")["stages"]
+    assert [stage["name"] for stage in timings] == names
+    assert all(stage["seconds"] > 0 and stage["peak_bytes"] > 0 for stage in timings)
+    assert all(stage["flops"] > 0 for stage in timings if stage["name"] not in ("groups", "report"))
+    assert b"<html" in study.folder.read_bytes("report/index.html")
+
+    second = Recorder()
+    Study.run(config, tmp_path / "study", reporter=second)
+    assert second.reused == names
+
+    faster = config.model_copy(update={"fits": config.fits.model_copy(update={"workers": 1, "subsets": 6})})
+    third = Recorder()
+    Study.run(faster, tmp_path / "study", reporter=third, until="groups")
+    assert third.reused[:2] == ["base_model", "gradients"]
+    assert third.ran[:2] == ["fits", "affinity"]
+
+    again = Recorder()
+    replayed = Study.run(tmp_path / "study" / "config.yaml", tmp_path / "study", reporter=again, until="affinity")
+    assert again.ran == []
+    assert replayed.config.written_by.schema_version == 1
+
+
+def test_predictions_are_those_of_the_design(small_config, tmp_path):
+    study = Study.run(small_config(mixed_suite(rows=300)), tmp_path / "study", until="affinity")
+    design = read_table(study.folder, "affinity/estimates.parquet").to_pandas()
+    for _, rows in list(design.groupby("subset"))[::5]:
+        found = study.predict(list(rows.task)).set_index("task")
+        np.testing.assert_allclose(found.predicted_loss[rows.task], rows.predicted_loss, rtol=1e-4)
+        np.testing.assert_allclose(found.standard_error[rows.task], rows.standard_error, rtol=1e-3)
+    with pytest.raises(UserError, match="unknown task `hihg`; did you mean `high`"):
+        study.predict(["hihg"])
+    with pytest.raises(UserError, match="`up` is named 2 times"):
+        study.predict(["up", "up"])
+    with pytest.raises(UserError, match=r"k.* 9"):
+        study.group(k=9)
+
+
+def test_the_number_of_gradient_and_fit_workers_does_not_change_the_matrix(small_config, tmp_path):
+    """Largest relative difference at most 1e-5, from the same base model."""
+    config = small_config(mixed_suite(rows=300), gradients={"workers": 2}, fits={"workers": 2})
+    two = Study.run(config, tmp_path / "two", until="affinity")
+    shutil.copytree(tmp_path / "two", tmp_path / "one")
+    folder = StudyFolder.at(tmp_path / "one")
+    for stage in ("gradients", "fits", "affinity"):
+        folder.delete(f"stages/{stage}.json")
+    single = config.model_copy(
+        update={
+            "gradients": config.gradients.model_copy(update={"workers": 1}),
+            "fits": config.fits.model_copy(update={"workers": 1}),
+        }
+    )
+    recorder = Recorder()
+    one = Study.run(single, tmp_path / "one", until="affinity", reporter=recorder)
+    assert recorder.ran == ["gradients", "fits", "affinity"]
+    np.testing.assert_allclose(one.affinity.affinity, two.affinity.affinity, rtol=1e-5)
+    np.testing.assert_allclose(one.affinity.pair_estimate, two.affinity.pair_estimate, rtol=1e-5)
+
+
+def test_camps_that_contradict_each_other_show_in_the_matrix_and_in_the_groups(small_config, tmp_path):
+    suite = allies_and_rivals()
+    config = small_config(
+        suite,
+        model={"hidden": [1], "activation": "tanh"},
+        base={"epochs": 30, "patience": 30},
+        gradients={"reduction": "exact"},
+        fits={"subsets": 40, "sizes": [3, 5], "tile": 64},
+        groups={"k": "auto"},
+    )
+    study = Study.run(config, tmp_path / "study", until="groups")
+    gains = study.affinity.gains()
+    camps = np.array([0, 0, 0, 1, 1, 1])
+    same = camps[:, None] == camps[None, :]
+    partners = ~np.eye(6, dtype=bool)
+    for receiver in range(6):
+        friends = gains[receiver, same[receiver] & partners[receiver]]
+        assert friends.min() > gains[receiver, ~same[receiver]].max(), f"task {receiver}"
+    assert sorted(map(sorted, study.groups)) == [["ally_a", "ally_b", "ally_c"], ["rival_a", "rival_b", "rival_c"]]
+
+
+def test_group_models_of_a_larger_model_go_through_the_trainer_of_the_base_model(small_config, tmp_path):
+    suite = mixed_suite(rows=120)
+    config = small_config(
+        suite,
+        base={"epochs": 2},
+        group_models={"seeds": 1, "random_groupings": 0, "single_tasks": 0, "trainer": "deepspeed", "workers": 1},
+    )
+    study = Study.run(config, tmp_path / "study", until="group_models")
+    results = read_table(study.folder, "group_models/results.parquet").to_pandas()
+    assert set(results.setting) == {GROUPS, "joint"}
+    assert results.test_loss.notna().all()
