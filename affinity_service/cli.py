@@ -48,15 +48,20 @@ def run(
     config: ConfigPath,
     study: Annotated[str | None, typer.Option(help="Study folder; studies/<config name> by default.")] = None,
     address: Address = None,
+    until: Annotated[str, typer.Option(help="Last stage to run, such as affinity or groups.")] = "report",
     as_json: AsJson = False,
 ) -> None:
     """Run the whole way, or what of it is not done yet."""
-    opened = _run(_load(config), study, address, as_json, "report")
+    opened = _run(_load(config), study, address, as_json, until)
+    finished = until == "report"
     if as_json:
-        _print_json({"study": opened.folder.root, "groups": opened.groups, "report": opened.report_path})
-    else:
+        result = {"groups": opened.groups, "report": opened.report_path} if finished else {}
+        _print_json({"study": opened.folder.root, **result})
+    elif finished:
         _print_groups(opened.groups, opened.folder.read_json("groups.json"))
         out.print(f"\nReport: {opened.report_path}", highlight=False, soft_wrap=True)
+    else:
+        out.print(f"Study: {opened.folder.root}, up to {until}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
+from typing import Any
 
-from affinity_service.tasks.suite import Suite, Task, seeded_split
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from affinity_service.tasks.suite import SPLITS, Suite, Task, seeded_split
 
 
 def mixed_suite(rows: int = 120, features: int = 5, missing: float = 0.2, seed: int = 0) -> Suite:
@@ -37,3 +42,36 @@ def allies_and_rivals(rows: int = 900, features: int = 20, degrees: float = 60, 
     labels[np.arange(6) != rng.integers(6, size=rows)[:, None]] = np.nan
     names = ("ally_a", "ally_b", "ally_c", "rival_a", "rival_b", "rival_c")
     return Suite(inputs, labels, seeded_split(rows, 0.3, 0.2, seed), tuple(Task(n, "binary") for n in names))
+
+
+def write_suite(suite: Suite, path: Path) -> str:
+    """A suite as a Parquet file in the project's own form."""
+    names = {"multiclass": pa.int64()}
+    columns = {
+        "features": pa.FixedSizeListArray.from_arrays(pa.array(suite.inputs.ravel()), suite.inputs.shape[1]),
+        "part": [SPLITS[code] for code in suite.split],
+    }
+    for index, task in enumerate(suite.tasks):
+        values = pa.array(suite.labels[:, index], from_pandas=True)
+        columns[task.name] = values.cast(names.get(task.kind, pa.float32()))
+    pq.write_table(pa.table(columns), path)
+    return str(path)
+
+
+def small_settings(suite: Suite, path: str) -> dict[str, Any]:
+    """A config, as YAML would hold it, on a written suite that runs in seconds."""
+    return {
+        "name": "small",
+        "data": {
+            "source": "parquet",
+            "path": path,
+            "split_column": "part",
+            "tasks": {task.name: task.kind for task in suite.tasks},
+        },
+        "model": {"hidden": [16]},
+        "base": {"epochs": 4, "batch_size": 32, "learning_rate": 0.01},
+        "gradients": {"dimension": 24, "shard_rows": 200},
+        "fits": {"subsets": 8, "sizes": [3, 4], "tile": 6},
+        "groups": {"k": 2},
+        "group_models": {"seeds": 2, "random_groupings": 1},
+    }

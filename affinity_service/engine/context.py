@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from affinity_service.artifacts import StudyFolder
@@ -27,11 +28,16 @@ class StageContext:
     def progress(self, done: int, total: int, text: str) -> None:
         self.reporter.progress(done, total, text)
 
-    def reused(self, finished: int, total: int, pieces: str) -> None:
-        """Say what an interrupted run had finished and this one does not compute again."""
-        if finished:
-            log.info("%s: %d of %d %s reused", self.stage, finished, total, pieces)
-            self.progress(finished, total, f"{pieces} reused")
+    def unfinished(self, names: Sequence[str], pieces: str) -> list[int]:
+        """Positions of the files that are not there yet; says which ones an interrupted run had finished."""
+        present = self.folder.sizes(names)
+        missing = [index for index, name in enumerate(names) if name not in present]
+        if present:
+            log.info(
+                "%s: %d of %d %s reused: %s", self.stage, len(present), len(names), pieces, ", ".join(sorted(present))
+            )
+            self.progress(len(present), len(names), f"{pieces} reused")
+        return missing
 
     def warn(self, message: str) -> None:
         self.reporter.warn(message)

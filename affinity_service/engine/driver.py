@@ -12,6 +12,7 @@ from typing import Any
 from affinity_service.artifacts import StudyFolder, fingerprint
 from affinity_service.config import Config
 from affinity_service.engine.context import StageContext, StageOutcome
+from affinity_service.errors import UserError
 from affinity_service.lock import driver_lock
 from affinity_service.reporter import Reporter
 from affinity_service.tasks import Suite, load_suite
@@ -80,6 +81,8 @@ def run_study(
     UserError
         The data or the config cannot be used; finished stages stay as they are.
     """
+    if until not in (names := [stage.name for stage in STAGES]):
+        raise UserError(f"unknown stage `{until}`; the stages are {', '.join(names)}")
     suite = load_suite(config.data)
     identities = {"suite": suite.content_hash}
     with contextlib.ExitStack() as stack:

@@ -55,8 +55,7 @@ def fit_subsets_stage(context: StageContext) -> StageOutcome:
     subsets = design(config, len(suite.tasks))
     tile = config.fits.tile
     starts = range(0, len(subsets), tile)
-    missing = [start for start in starts if not folder.exists(tile_name(start // tile))]
-    context.reused(len(starts) - len(missing), len(starts), "fit tiles")
+    missing = [starts[index] for index in context.unfinished([tile_name(s // tile) for s in starts], "fit tiles")]
     workers = max(1, min(config.fits.workers, len(missing)))
     options = {**actor_options(config.resources), **TASK_RETRIES}
     rows = load_rows.options(**TASK_RETRIES).remote(folder)

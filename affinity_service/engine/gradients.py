@@ -57,8 +57,7 @@ def compute_gradients(context: StageContext) -> StageOutcome:
     config, folder, suite = context.config, context.folder, context.suite
     rows = len(pair_rows(suite)[0])
     shards = -(-rows // config.gradients.shard_rows)
-    missing = [index for index in range(shards) if not folder.exists(shard_name(index))]
-    context.reused(shards - len(missing), shards, "shards")
+    missing = context.unfinished([shard_name(index) for index in range(shards)], "shards")
     flops = 0.0
     reference = ray.put(suite)
     workers = max(1, min(config.gradients.workers, len(missing)))

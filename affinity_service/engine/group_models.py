@@ -59,8 +59,7 @@ def train_group_models(context: StageContext) -> StageOutcome:
     if settings.single_tasks < len(suite.tasks):
         context.warn(f"a sample of {settings.single_tasks} of {len(suite.tasks)} tasks is trained alone")
     trials = _trials([p.run for p in planned], [p.run for p in planned if p.setting == GROUPS], config)
-    missing = [trial for trial in trials if not folder.exists(trial.results)]
-    context.reused(len(trials) - len(missing), len(trials), "trials")
+    missing = [trials[index] for index in context.unfinished([trial.results for trial in trials], "trials")]
     if missing:
         _tune(context, missing, sum(len(trial.runs) for trial in trials))
     outcomes = {}
@@ -95,10 +94,8 @@ def _tune(context: StageContext, trials: Sequence[Trial], models: int) -> None:
             scratch=context.scratch,
             board=board,
         )
-        batched = _batched(config, context.suite)
-        options = actor_options(config.resources) if batched else {"num_cpus": 0, "num_gpus": 0}
         tuner = tune.Tuner(
-            tune.with_resources(trainable, {"cpu": options["num_cpus"], "gpu": options["num_gpus"]}),
+            tune.with_resources(trainable, _trial_resources(config, context.suite)),
             param_space={"trial": tune.grid_search(list(trials))},
             tune_config=tune.TuneConfig(max_concurrent_trials=config.group_models.workers),
             run_config=tune.RunConfig(
@@ -111,6 +108,15 @@ def _tune(context: StageContext, trials: Sequence[Trial], models: int) -> None:
         for result in tuner.fit():
             if result.error is not None:
                 raise result.error
+
+
+def _trial_resources(config: Config, suite: Suite) -> dict[str, float]:
+    """A trial of stacked models works itself; one that calls Ray Train only waits, and must not take the cores its
+    workers need (Tune wants some resource, so a byte of memory)."""
+    if not _batched(config, suite):
+        return {"memory": 1}
+    options = actor_options(config.resources)
+    return {"cpu": options["num_cpus"], "gpu": options["num_gpus"]}
 
 
 def run_trial(

@@ -164,7 +164,9 @@ def bound_sentences(grouping: dict[str, Any], matrix: AffinityMatrix | None, uni
         sentence = f"Random groups of the same sizes score {signed(chance, decimals)} on average"
         if bound is not None and not tight and score > chance:
             share = (score - chance) / (bound - chance)
-            sentence += f": the grouping gains at least {percent(share)} of what any grouping could gain over them"
+            sentence += (
+                f": of what any grouping could gain over them, this one has {math.floor(1000 * share) / 10} % or more"
+            )
         sentences.append(sentence + ".")
     return sentences
 

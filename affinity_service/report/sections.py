@@ -52,6 +52,7 @@ def groups(contents: Contents) -> Values | None:
         "superseded": contents.superseded,
         "bound": facts.bound_sentences(contents.grouping, matrix, contents.unit),
         "sampled": _sampled(contents),
+        "contradicted": sum(_contradicted(row) for row in rows),
     }
 
 
@@ -187,6 +188,14 @@ def data(contents: Contents) -> Values | None:
 
 def making(contents: Contents) -> Values:
     return {"text": contents.config_text, "written_by": contents.config.written_by}
+
+
+def _contradicted(group: Values) -> bool:
+    """Whether training shows clearly the opposite of the estimated gain over training alone."""
+    gain = group["gains"].get(SINGLE)
+    if gain is None or not group["mates"]:
+        return False
+    return gain.verdict == (facts.WORSE if group["mates"][0] > 0 else facts.BETTER)
 
 
 def _sampled(contents: Contents) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,8 +12,10 @@ from numpy.typing import NDArray
 from affinity_service.errors import UserError
 from affinity_service.tasks.suite import Kind, Task
 
-# Whole numbers beyond this many distinct values are more likely measurements than classes.
+# Whole numbers or texts beyond this many distinct values are more likely measurements or names than classes.
 MAX_INFERRED_CLASSES = 50
+# Field metadata in the native form, so that a kind said once at import need not be said again.
+KIND_KEY = b"affinity.kind"
 
 
 def label_column(
@@ -30,31 +34,62 @@ def label_column(
     values = column.combine_chunks()
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        if kind == "regression":
-            raise UserError(f"{origin}: column `{name}` holds text and cannot be a regression task")
-        classes = sorted(pc.unique(values).drop_null().to_pylist())
-        values = pc.index_in(values, pa.array(classes, values.type))
-        kind = kind or "multiclass"
-        found = len(classes)
-    elif pa.types.is_boolean(values.type) or pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
-        kind, found = kind or _infer(values), -1
-    else:
+    found = -1
+    if is_text(values.type):
+        values, kind, found = _codes(values, name, kind, origin)
+    elif not (is_number(values.type) or pa.types.is_boolean(values.type) or pa.types.is_null(values.type)):
         raise UserError(f"{origin}: column `{name}` must hold numbers, booleans or text, found {values.type}")
-    labels = np.asarray(pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+    labels = np.asarray(pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
+    kind = kind or _infer(values, labels)
+    with np.errstate(over="ignore"):  # becomes infinite, which the checks refuse by name
+        narrow = labels.astype(np.float32)
     if kind == "multiclass":
         known = labels[~np.isnan(labels)]
         found = found if found >= 0 else (int(known.max()) + 1 if len(known) and np.isfinite(known).all() else 0)
-        return labels.astype(np.float32), Task(name, "multiclass", classes=max(found, 2))
-    return labels.astype(np.float32), Task(name, kind)
+        return narrow, Task(name, "multiclass", classes=max(found, 2))
+    return narrow, Task(name, kind)
 
 
-def _infer(values: pa.Array) -> Kind:
-    distinct = pc.unique(values).drop_null()
+def is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def stored_kind(field: pa.Field) -> Kind | None:
+    """The kind that `affinity import` left with a column of the native form."""
+    text = (field.metadata or {}).get(KIND_KEY, b"").decode(errors="replace")
+    return next((kind for kind in get_args(Kind) if kind == text), None)
+
+
+def quote(value: Any) -> str:
+    """A value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _codes(values: pa.Array, name: str, kind: Kind | None, origin: str) -> tuple[pa.Array, Kind, int]:
+    """Text to the positions of its sorted distinct values."""
+    classes = sorted(pc.unique(values).drop_null().to_pylist())
+    shown = ", ".join(quote(value) for value in classes[:5])
+    if kind == "regression":
+        raise UserError(f"{origin}: column `{name}` holds text ({shown}) and cannot be a regression task")
+    if kind == "binary" and len(classes) > 2:
+        raise UserError(f"{origin}: column `{name}` holds {len(classes)} different texts ({shown}); binary takes two")
+    if kind is None and len(classes) > MAX_INFERRED_CLASSES:
+        raise UserError(
+            f"{origin}: column `{name}` holds {len(classes)} different texts ({shown}, …), more than "
+            f"{MAX_INFERRED_CLASSES}: list it under `leave_out`, or give its kind, multiclass, under `tasks`"
+        )
+    return pc.index_in(values, pa.array(classes, values.type)), kind or "multiclass", len(classes)
+
+
+def _infer(values: pa.Array, labels: NDArray[np.float64]) -> Kind:
     if pa.types.is_boolean(values.type):
         return "binary"
-    known = np.asarray(pc.cast(distinct, pa.float64()).to_numpy(zero_copy_only=False))
-    known = known[~np.isnan(known)]
+    known = np.unique(labels[~np.isnan(labels)])
     if np.isin(known, (0, 1)).all():
         return "binary"
     whole = np.isfinite(known).all() and (known == np.floor(known)).all() and known.min() >= 0

@@ -5,85 +5,61 @@ A fixed-size-list column `features`, or named numeric columns, and one nullable 
 
 from __future__ import annotations
 
-import numpy as np
+from collections import Counter
+from pathlib import Path
+
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from numpy.typing import NDArray
+import pyarrow.parquet as pq
 
 from affinity_service.config import ParquetSource
 from affinity_service.errors import UserError
-from affinity_service.tasks.columns import label_column
-from affinity_service.tasks.suite import SPLITS, Suite, seeded_split
+from affinity_service.tasks.files import check_path, reason
+from affinity_service.tasks.suite import Suite
+from affinity_service.tasks.table import suite_from_table
 
 
 def read_parquet(source: ParquetSource) -> Suite:
-    table = _read(source.path)
-    feature_columns = [source.features] if isinstance(source.features, str) else source.features
-    reserved = {*feature_columns, source.split_column}
-    kinds = source.tasks if isinstance(source.tasks, dict) else {}
-    names = list(source.tasks) if source.tasks is not None else [n for n in table.column_names if n not in reserved]
-    for name in [*feature_columns, *names, *([source.split_column] if source.split_column else [])]:
-        if table.column_names.count(name) != 1:
-            count = table.column_names.count(name)
-            found = f"occurs {count} times" if count else f"is missing; found {', '.join(table.column_names[:20])}"
-            raise UserError(f"{source.path}: column `{name}` {found}")
-    if not table.num_rows:
-        raise UserError(f"{source.path}: the table has no rows")
-    labels, tasks = [], []
-    for name in names:
-        values, task = label_column(table[name], name, kinds.get(name), source.path)
-        labels.append(values)
-        tasks.append(task)
-    return Suite(
-        inputs=_features(table, source),
-        labels=np.stack(labels, axis=1) if labels else np.empty((table.num_rows, 0), np.float32),
-        split=_split(table, source),
-        tasks=tuple(tasks),
-    )
+    return suite_from_table(parquet_table(source.path), source, source.path)
 
 
-def _read(path: str) -> pa.Table:
+def parquet_table(path: str) -> pa.Table:
+    """All columns of a Parquet file, or of the files in a folder; a path or a URI such as ``s3://bucket/table``.
+
+    Raises
+    ------
+    UserError
+        Nothing is there, it is not Parquet, it is cut off or damaged, or column names repeat.
+    """
+    local = "://" not in path
+    if local:
+        check_path(path)
+    # Files that carry checksums, such as those of `affinity import`, are held against them.
+    options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
     try:
-        return ds.dataset(path, format="parquet").to_table()
+        dataset = ds.dataset(path, format=ds.ParquetFileFormat(default_fragment_scan_options=options))
+        if not dataset.files:
+            raise UserError(f"{path}: the folder holds no Parquet file")
+        table = dataset.to_table()
+        table.validate(full=True)
+        table.column_names  # noqa: B018 - damaged names are found when they are decoded
+        return table
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file or folder") from error
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet table (truncated?): {error}") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if local and (repeated := _repeated_names(path)):
+            raise UserError(
+                f"{path}: column `{repeated}` occurs more than once; column and task names must be unique"
+            ) from error
+        raise UserError(f"{path}: not a readable Parquet table (truncated or damaged?): {reason(error)}") from error
 
 
-def _features(table: pa.Table, source: ParquetSource) -> NDArray[np.float32]:
-    if not isinstance(source.features, str):
-        columns = [_numbers(table[name], name, source.path) for name in source.features]
-        return np.stack(columns, axis=1)
-    column = table[source.features].combine_chunks()
-    kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)):
-        return _numbers(table[source.features], source.features, source.path)[:, None]
-    lengths = pc.list_value_length(column)
-    found = pc.unique(lengths).to_pylist()
-    if len(found) != 1 or not found[0]:
-        raise UserError(
-            f"{source.path}: column `{source.features}` must hold lists of one length, found lengths {found[:5]}"
-        )
-    values = pc.list_flatten(column)
-    return _numbers(values, source.features, source.path).reshape(table.num_rows, found[0])
-
-
-def _numbers(values: pa.ChunkedArray | pa.Array, name: str, path: str) -> NDArray[np.float32]:
-    """Float32 values, null as NaN."""
-    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)):
-        raise UserError(f"{path}: column `{name}` must hold numbers, found {values.type}")
-    return np.asarray(pc.cast(values, pa.float32()).to_numpy(zero_copy_only=False), np.float32)
-
-
-def _split(table: pa.Table, source: ParquetSource) -> NDArray[np.int8]:
-    if source.split_column is None:
-        return seeded_split(table.num_rows, source.split.validation, source.split.test, source.split.seed)
-    values = table[source.split_column].to_pylist()
-    wrong = sorted({str(value) for value in values} - set(SPLITS))
-    if wrong:
-        raise UserError(
-            f"{source.path}: column `{source.split_column}` must hold {', '.join(SPLITS)}, found `{wrong[0]}`"
-        )
-    return np.array([SPLITS.index(value) for value in values], np.int8)
+def _repeated_names(path: str) -> str | None:
+    """The first repeated column name: Arrow says only that there is one."""
+    if not Path(path).is_file():
+        return None
+    try:
+        names = pq.read_schema(path).names
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
+        return None
+    return next((name for name, count in Counter(names).items() if count > 1), None)

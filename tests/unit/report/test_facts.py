@@ -70,7 +70,7 @@ def test_bound_names_gap_and_chance() -> None:
     assert "20.0 % below it" in text
     # Each of 4 tasks has one mate; the mean gain of 12 pairs is 4/3, a half of it enters: 2/3 per task.
     assert "score +0.6667 on average" in text
-    assert "at least 72.7 %" in text
+    assert "72.7 % or more" in text
     relative = " ".join(bound_sentences({**grouping, "centre": "partners"}, matrix, "nats"))
     assert "gain beyond the task's average partner" in relative
     assert "score 0.0000 on average" in relative

@@ -66,6 +66,7 @@ def test_wording_flips_with_the_sign(study: WriteStudy) -> None:
     assert "worse than joint training, single-task training and random groups" in text
     assert "better than joint" not in text
     assert "0 better in the groups, 6 worse" in text
+    assert "For 2 groups the training contradicts the estimated gain" in text
 
 
 def test_no_claim_where_the_interval_includes_zero(study: WriteStudy) -> None:

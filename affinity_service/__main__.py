@@ -1,0 +1,3 @@
+from affinity_service.cli import main
+
+main()

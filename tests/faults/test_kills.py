@@ -1,0 +1,163 @@
+"""Real processes and kill -9: every stage continues, nothing finished is computed twice, the matrix stays the same.
+
+Once each in `make test`; `make faults` sets FAULT_REPEATS to repeat them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+from affinity_service import Study
+from tests.suites import mixed_suite, small_settings, write_suite
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
+REPEATS = range(int(os.environ.get("FAULT_REPEATS", "1")))
+PATIENCE = 240
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config whose stages consist of many small pieces, so that a kill finds some finished and some not."""
+    root = tmp_path_factory.mktemp("faults")
+    suite = mixed_suite(rows=1500, features=8)
+    settings = small_settings(suite, write_suite(suite, root / "suite.parquet"))
+    settings["base"] |= {"epochs": 8, "patience": 8, "learning_rate": 0.003}
+    # Nearly as many backward passes as rows: slow enough to be caught at work.
+    settings["gradients"] |= {"dimension": 512, "shard_rows": 250, "batch_rows": 2, "workers": 2}
+    settings["fits"] |= {"tile": 1, "workers": 2}
+    (root / "config.yaml").write_text(yaml.safe_dump(settings))
+    return root
+
+
+class Driver:
+    """`affinity run` in a process of its own, with the study's files and its Ray processes in sight."""
+
+    def __init__(self, root: Path, study: Path, log: str) -> None:
+        self.study, self.log_path = study, root / f"{study.name}-{log}.log"
+        self.environment = {**os.environ, "XDG_CACHE_HOME": str(root / "cache")}
+        command = [sys.executable, "-m", "affinity_service", "-v", "run", str(root / "config.yaml")]
+        with self.log_path.open("w") as stream:
+            self.process = subprocess.Popen(
+                [*command, "--study", str(study), "--until", "affinity"],
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                start_new_session=True,
+            )
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def wait_until(self, ready: Callable[[], object]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not ready():
+            assert self.process.poll() is None, f"the driver ended too early:\n{self.log[-4000:]}"
+            assert time.monotonic() < deadline, f"waited {PATIENCE} s in vain:\n{self.log[-4000:]}"
+            time.sleep(0.02)
+
+    def ray_processes(self, title: str) -> list[psutil.Process]:
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if re.search(title, " ".join(process.cmdline())):
+                    found.append(process)
+        return found
+
+    def kill_worker(self, title: str) -> None:
+        """kill -9 of the first Ray process whose title matches, as soon as there is one."""
+        self.wait_until(lambda: self.ray_processes(title))
+        os.kill(self.ray_processes(title)[0].pid, signal.SIGKILL)
+
+    def pieces(self, pattern: str) -> dict[str, int]:
+        """Finished files and when they were written."""
+        return {path.name: path.stat().st_mtime_ns for path in self.study.glob(pattern)}
+
+    def finish(self) -> None:
+        assert self.process.wait(timeout=PATIENCE) == 0, self.log[-4000:]
+
+    def kill(self) -> None:
+        """kill -9 of the driver; its Ray goes with it, or is ended here by process id."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        _, alive = psutil.wait_procs(family, timeout=20)
+        for process in alive:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+
+@contextlib.contextmanager
+def driving(root: Path, study: Path, log: str) -> Iterator[Driver]:
+    driver = Driver(root, study, log)
+    try:
+        yield driver
+    finally:
+        if driver.process.poll() is None:
+            driver.kill()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(workspace: Path) -> np.ndarray:
+    with driving(workspace, workspace / "undisturbed", "only") as driver:
+        driver.finish()
+    return Study.open(workspace / "undisturbed").affinity.affinity
+
+
+def same_matrix(study: Path, undisturbed: np.ndarray) -> None:
+    np.testing.assert_allclose(Study.open(study).affinity.affinity, undisturbed, rtol=1e-5)
+
+
+@pytest.mark.parametrize("repeat", REPEATS)
+def test_a_killed_train_worker_gradient_actor_and_fit_task_are_replaced(workspace, undisturbed, repeat):
+    study = workspace / f"workers-{repeat}"
+    with driving(workspace, study, "only") as driver:
+        driver.wait_until(lambda: re.search(r"base_model: [23]/8", driver.log) or driver.pieces("base_model/*"))
+        driver.kill_worker(r"^ray::RayTrainWorker|ray::.*TrainWorker")
+        driver.wait_until(lambda: driver.pieces("gradients/shard-*.arrow"))
+        driver.kill_worker(r"ray::GradientActor")
+        driver.wait_until(lambda: len(driver.pieces("fits/tile-*.parquet")) >= 2)
+        driver.kill_worker(r"ray::fit_tile")
+        driver.finish()
+    same_matrix(study, undisturbed)
+
+
+@pytest.mark.parametrize("repeat", REPEATS)
+def test_a_killed_driver_continues_every_stage_and_reuses_what_was_finished(workspace, undisturbed, repeat):
+    study = workspace / f"driver-{repeat}"
+    with driving(workspace, study, "1") as driver:
+        driver.wait_until(lambda: re.search(r"base_model: [2-7]/8", driver.log))
+        driver.kill()
+    with driving(workspace, study, "2") as driver:
+        driver.wait_until(lambda: len(driver.pieces("gradients/shard-*.arrow")) >= 2)
+        driver.kill()
+        shards = driver.pieces("gradients/shard-*.arrow")
+    with driving(workspace, study, "3") as driver:
+        driver.wait_until(lambda: len(driver.pieces("fits/tile-*.parquet")) >= 3)
+        driver.kill()
+        tiles = driver.pieces("fits/tile-*.parquet")
+    assert "base_model: found done" in driver.log
+    assert f"gradients: {len(shards)} of " in driver.log
+    for name in shards:
+        assert name in driver.log
+    with driving(workspace, study, "4") as driver:
+        driver.finish()
+        assert "gradients: found done" in driver.log
+        assert f"fits: {len(tiles)} of " in driver.log
+        for name, written in {**shards, **tiles}.items():
+            (path,) = study.glob(f"*/{name}")
+            assert path.stat().st_mtime_ns == written, f"{name} was computed again"
+    same_matrix(study, undisturbed)
