@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Which tasks to train together, told from gradients at one base model.",
 )
+importing = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Foreign formats into the suite's Parquet form."
+)
+app.add_typer(importing, name="import")
 out, err = Console(), Console(stderr=True)
+# Names from the user's data are neither markup nor emoji, and a path must not be broken into lines.
+VERBATIM: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML config; ray_jobs/configs holds ready ones.")]
 StudyPath = Annotated[str, typer.Argument(help="Study folder, or a URI such as s3://bucket/study.")]
@@ -129,34 +136,94 @@ def report(study: StudyPath) -> None:
     out.print(opened.report_path, highlight=False, soft_wrap=True)
 
 
+ForeignPath = Annotated[str, typer.Argument(help="The file to read; .gz too.")]
+NativePath = Annotated[str, typer.Argument(metavar="OUT", help="The Parquet file to write.")]
+TaskNames = Annotated[str | None, typer.Option(help="Columns that are tasks, separated by commas.")]
+TaskKinds = Annotated[
+    list[str] | None, typer.Option("--kind", help="NAME=binary, multiclass or regression where it is not clear.")
+]
+FeatureNames = Annotated[str | None, typer.Option(help="Feature columns; all other columns by default.")]
+LeaveOut = Annotated[str | None, typer.Option(help="Columns that are neither features nor tasks.")]
+SplitColumn = Annotated[str | None, typer.Option(help="A column of train, validation, test to keep.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")]
+
+
+@importing.command("arff")
+def import_arff(
+    path: ForeignPath,
+    native: NativePath,
+    labels: Annotated[str | None, typer.Option(help="Mulan XML file that lists the label attributes.")] = None,
+    tasks: TaskNames = None,
+    kind: TaskKinds = None,
+    features: FeatureNames = None,
+    leave_out: LeaveOut = None,
+    split_column: SplitColumn = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Dense or sparse ARFF, with Mulan's list of labels or named tasks."""
+    from affinity_service.tasks import importing as bodies
+
+    options = bodies.column_options(tasks, kind, features, leave_out, split_column)
+    done = bodies.import_arff(path, native, overwrite, labels=labels, **options)
+    out.print(str(done), **VERBATIM)
+
+
+@importing.command("csv")
+def import_csv(
+    path: ForeignPath,
+    native: NativePath,
+    tasks: TaskNames = None,
+    kind: TaskKinds = None,
+    features: FeatureNames = None,
+    leave_out: LeaveOut = None,
+    split_column: SplitColumn = None,
+    delimiter: Annotated[str, typer.Option(help="One character; \\t for tabs.")] = ",",
+    missing: Annotated[list[str] | None, typer.Option(help="A cell that stands for no value; repeatable.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """CSV in UTF-8 with a header line."""
+    from affinity_service.tasks import importing as bodies
+
+    options = bodies.column_options(tasks, kind, features, leave_out, split_column)
+    delimiter = delimiter.replace("\\t", "\t")
+    done = bodies.import_csv(path, native, overwrite, delimiter=delimiter, missing=missing, **options)
+    out.print(str(done), **VERBATIM)
+
+
 def main() -> None:
+    sys.exit(attempt(lambda: app(standalone_mode=False)))
+
+
+def attempt(action: Callable[[], Any]) -> int:
+    """Do it and return the exit code; what went wrong is on standard error, without a traceback."""
     try:
-        app(standalone_mode=False)
+        # Click hands back the code of typer.Exit; commands themselves return nothing.
+        code = action()
+        return code if isinstance(code, int) else 0
     except UserError as error:
-        _fail(error, 2)
+        return _fail(error, 2)
     except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
         err.print("interrupted; the same command continues where it stopped")
-        sys.exit(1)
+        return 1
     except Exception as error:
-        from click import ClickException
+        # Wrong usage. Typer brought its own copy of Click's exceptions, so the class depends on its version.
+        if any(base.__name__ == "ClickException" for base in type(error).__mro__):
+            error.show()  # type: ignore[attr-defined]
+            return int(error.exit_code)  # type: ignore[attr-defined]
+        return _fail(error, 1)
 
-        if isinstance(error, ClickException):
-            error.show()
-            sys.exit(error.exit_code)
-        _fail(error, 1)
 
-
-def _fail(error: Exception, code: int) -> None:
+def _fail(error: Exception, code: int) -> int:
     if os.environ.get("AFFINITY_TRACEBACK"):
         err.print_exception()
     message = str(error) or type(error).__name__
     err.print("[red]error:[/] ", end="")
-    err.print(message if isinstance(error, UserError) else f"{type(error).__name__}: {message}", markup=False)
+    err.print(message if isinstance(error, UserError) else f"{type(error).__name__}: {message}", **VERBATIM)
     if code == 1:
         err.print("Finished stages are kept; `affinity -v …` shows the traceback.")
-    sys.exit(code)
+    return code
 
 
 def _load(path: Path) -> Any:

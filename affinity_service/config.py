@@ -97,7 +97,7 @@ class CsvSource(TableSource):
     """A CSV file (also .gz) in UTF-8 with a header line."""
 
     source: Literal["csv"] = "csv"
-    delimiter: str = Field(",", pattern=r'^[\x01-\x7f]$', description="one character; \"\\t\" for tabs")
+    delimiter: str = Field(",", pattern=r"^[\x01-\x7f]$", description='one character; "\\t" for tabs')
     missing: list[str] = Field(["", "?", "NA", "N/A", "NaN", "nan", "null"], description="cells without a value")
 
     @model_validator(mode="after")
@@ -130,9 +130,7 @@ class PythonSource(SourceConfig):
     arguments: dict[str, Any] = Field({}, description="keyword arguments of the function")
 
 
-Source = Annotated[
-    YeastSource | ParquetSource | CsvSource | ArffSource | PythonSource, Field(discriminator="source")
-]
+Source = Annotated[YeastSource | ParquetSource | CsvSource | ArffSource | PythonSource, Field(discriminator="source")]
 
 
 class MLPConfig(StageConfig):
@@ -304,7 +302,9 @@ def explain(error: ValidationError, origin: str) -> str:
         else:
             found = repr(item.get("input"))
             found = found if len(found) <= 80 else found[:77] + "..."
-            lines.append(f"`{key}`: {item['msg'].removeprefix('Value error, ')} (found {found})")
+            # A rule over several keys names them itself; its input is the whole section.
+            seen = "" if item["type"] == "value_error" and isinstance(item.get("input"), Mapping) else f" (found {found})"
+            lines.append(f"`{key}`: {item['msg'].removeprefix('Value error, ')}{seen}")
     return f"{origin}: " + "; ".join(lines)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from affinity_service.config import ArffSource
 from affinity_service.errors import UserError
+from affinity_service.tasks.columns import quote
 from affinity_service.tasks.files import read_text
 from affinity_service.tasks.mulan import read_labels
 from affinity_service.tasks.suite import Suite
@@ -66,15 +67,21 @@ def arff_table(path: str) -> pa.Table:
         attributes = [_Attribute(name, kind) for name, kind in content["attributes"]]
         rows = list(content["data"])
     except (arff.ArffException, ValueError, LookupError, OverflowError, csv.Error) as error:
-        raise UserError(f"{path}: not valid ARFF in line {lines.number}: {_plain(error, lines)}") from error
+        where = f"line {lines.number} `{quote(lines.current)[1:-1]}`"
+        raise UserError(f"{path}: not valid ARFF: {_plain(error, lines)} ({where})") from error
     fill = _fill_sparse if lines.sparse else _fill_dense
-    return pa.Table.from_arrays(fill(rows, attributes), names=names)
+    try:
+        with np.errstate(over="ignore"):  # becomes infinite, which the checks refuse by name
+            return pa.Table.from_arrays(fill(rows, attributes), names=names)
+    except ValueError as error:
+        raise UserError(f"{path}: not valid ARFF: {error}") from error
 
 
 class _Attribute:
     """How one attribute's values become numbers."""
 
     def __init__(self, name: str, kind: str | list[str | None]) -> None:
+        self.name = name
         self.text = kind == "STRING"
         self.categories: list[str] | None = None
         self.codes: dict[str, float] = {}
@@ -92,7 +99,10 @@ class _Attribute:
     def encode(self, value: Any) -> float:
         if value is None:
             return np.nan
-        return self.codes[value] if self.codes else float(value)
+        try:
+            return self.codes[value] if self.codes else float(value)
+        except (KeyError, ValueError) as error:  # liac-arff passes a row with NaN among its integers on unread
+            raise ValueError(f"attribute `{self.name}` cannot be {quote(value)}") from error
 
     def column(self, values: NDArray[np.float32]) -> pa.Array:
         if self.categories is None:
@@ -133,17 +143,26 @@ class _Lines:
     """The lines of a file one by one, remembering where the reader is: liac-arff knows it only in the header."""
 
     def __init__(self, text: str) -> None:
-        self.number = 0
+        self.number = 1
         self._lines = text.split("\n")
-        # Tabs may separate the words of a declaration; liac-arff takes blanks only.
-        self.data = next((i for i, line in enumerate(self._lines) if line[:5].upper() == "@DATA"), len(self._lines))
+        starts = (i for i, line in enumerate(self._lines) if line.strip()[:5].upper() == "@DATA")
+        self.data = next(starts, len(self._lines))
         rows = (line.strip() for line in self._lines[self.data + 1 :])
         self.sparse = next((row for row in rows if row and row[0] != "%"), "").startswith("{")
 
     def __iter__(self) -> Iterator[str]:
         for index, line in enumerate(self._lines):
             self.number = index + 1
+            # Tabs may separate the words of a declaration; liac-arff takes blanks only.
             yield line.replace("\t", " ") if index < self.data else line
+
+    @property
+    def has_data(self) -> bool:
+        return self.data < len(self._lines)
+
+    @property
+    def at_end(self) -> bool:
+        return self.number == len(self._lines)
 
     @property
     def current(self) -> str:
@@ -151,10 +170,19 @@ class _Lines:
 
 
 def _plain(error: Exception, lines: _Lines) -> str:
-    if not any(line.strip() for line in lines._lines):
-        return "the file is empty"
-    if isinstance(error, arff.BadNominalValue | arff.BadAttributeName):
-        return str(error).removesuffix(", at line -1.").replace(" at line -1", "")
-    if lines.number <= lines.data:
-        return "the file ends before @data" if lines.data == len(lines._lines) and lines.at_end else _cut(lines.current)
-    return _cut(lines.current)
+    if not lines.has_data and lines.at_end:
+        return "the file ends before its @data line; cut off?"
+    if not isinstance(error, arff.ArffException):
+        return str(error)
+    error.line = lines.number
+    try:
+        return str(error)
+    except (TypeError, ValueError):  # its message is a format string that quotes the file
+        return type(error).__name__
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text) if np.isfinite(float(text)) else None
+    except ValueError:
+        return None

@@ -6,18 +6,15 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from affinity_service.errors import UserError
-from affinity_service.tasks.suite import SPLITS, TRAIN, VALIDATION, Suite
+from affinity_service.tasks.suite import SPLITS, TRAIN, VALIDATION, Suite, Task
 
 
 def check_suite(suite: Suite) -> None:
     """Raise ``UserError`` for data that no stage could use: the message names the task or column."""
-    if suite.labels.shape != (len(suite.inputs), len(suite.tasks)):
-        raise UserError(
-            f"labels have shape {suite.labels.shape}, expected (examples, tasks) = "
-            f"{(len(suite.inputs), len(suite.tasks))}"
-        )
+    check_shapes(suite)
     if not suite.tasks:
         raise UserError("the suite has no task left" + _reasons(suite))
     for name, count in Counter(suite.names).items():
@@ -25,23 +22,10 @@ def check_suite(suite: Suite) -> None:
             raise UserError("a task has an empty name")
         if count > 1:
             raise UserError(f"task name `{name}` occurs {count} times; names must be unique")
-    _check_finite_inputs(suite)
+    check_finite_inputs(suite)
     for column, task in enumerate(suite.tasks):
         values = suite.labels[:, column]
-        if np.isinf(values).any():
-            row = int(np.flatnonzero(np.isinf(values))[0])
-            raise UserError(f"task `{task.name}`: label of example {row} is infinite; leave it empty if it is unknown")
-        known = values[~np.isnan(values)]
-        if task.kind == "binary" and not np.isin(known, (0, 1)).all():
-            wrong = known[~np.isin(known, (0, 1))][0]
-            raise UserError(f"task `{task.name}`: a binary label must be 0, 1 or missing, found {wrong:g}")
-        if task.kind == "multiclass" and (
-            (known != np.floor(known)).any() or (known < 0).any() or (known >= task.classes).any()
-        ):
-            raise UserError(
-                f"task `{task.name}`: class labels must be whole numbers 0 … {task.classes - 1}, found "
-                f"{known.min():g} … {known.max():g}"
-            )
+        check_labels(task, values)
         for code in (TRAIN, VALIDATION):
             part = values[(suite.split == code) & suite.observed[:, column]]
             if not len(part):
@@ -56,14 +40,63 @@ def check_suite(suite: Suite) -> None:
                 )
 
 
-def _check_finite_inputs(suite: Suite) -> None:
+def check_labels(task: Task, values: NDArray[np.float32]) -> None:
+    """Raise ``UserError`` unless the labels (N,) of one task, NaN for missing, are what its kind takes."""
+    if np.isinf(values).any():
+        row = int(np.flatnonzero(np.isinf(values))[0])
+        raise UserError(
+            f"task `{task.name}`: label of example {row} is infinite (in float32); leave it empty if it is unknown"
+        )
+    known = values[~np.isnan(values)]
+    if not len(known):
+        raise UserError(f"task `{task.name}` has no label: all {len(values)} are missing; leave it out")
+    if task.kind == "binary" and not np.isin(known, (0, 1)).all():
+        wrong = known[~np.isin(known, (0, 1))][0]
+        raise UserError(f"task `{task.name}`: a binary label must be 0, 1 or missing, found {wrong:g}")
+    if task.kind == "multiclass" and (
+        (known != np.floor(known)).any() or (known < 0).any() or (known >= task.classes).any()
+    ):
+        raise UserError(
+            f"task `{task.name}`: class labels must be whole numbers 0 … {task.classes - 1}, found "
+            f"{known.min():g} … {known.max():g}"
+        )
+
+
+def check_shapes(suite: Suite) -> None:
+    """Raise ``UserError`` unless arrays are numbers whose shapes fit; a suite of one's own may be anything."""
+    for name in ("inputs", "labels", "split"):
+        array = getattr(suite, name)
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+            found = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise UserError(f"`{name}` of the suite must be a NumPy array of numbers, found {found}")
+    if not len(suite.inputs):
+        raise UserError("the suite has no example")
+    if suite.inputs.ndim < 2 or not suite.inputs[0].size:
+        raise UserError(f"inputs have shape {suite.inputs.shape}, expected (examples, features)")
+    if suite.split.shape != (len(suite.inputs),) or not np.isin(suite.split, range(len(SPLITS))).all():
+        raise UserError(
+            f"`split` of the suite must hold one of 0, 1, 2 ({', '.join(SPLITS)}) for each of the {len(suite.inputs)} "
+            f"examples, found shape {suite.split.shape} with values {np.unique(suite.split)[:5].tolist()}"
+        )
+    if suite.labels.shape != (len(suite.inputs), len(suite.tasks)):
+        raise UserError(
+            f"labels have shape {suite.labels.shape}, expected (examples, tasks) = "
+            f"{(len(suite.inputs), len(suite.tasks))}"
+        )
+
+
+def check_finite_inputs(suite: Suite) -> None:
+    """Raise ``UserError`` naming the first example and feature that is NaN or infinite."""
     flat = suite.inputs.reshape(len(suite.inputs), -1)
     bad = ~np.isfinite(flat)
     if bad.any():
         row, column = (int(i) for i in np.argwhere(bad)[0])
+        named = len(suite.feature_names) == flat.shape[1]
+        name = f"`{suite.feature_names[column]}`" if named else str(column)
+        found = "infinite (in float32)" if np.isinf(flat[row, column]) else "missing or NaN"
         raise UserError(
-            f"features: {int(bad.sum())} values are NaN or infinite, the first in example {row}, feature {column}; "
-            "impute or drop them"
+            f"features: {int(bad.sum())} values are NaN or infinite, the first in example {row}, feature {name}: "
+            f"{found}; impute it, or leave the row or the feature out"
         )
 
 

@@ -64,9 +64,7 @@ def _check_table_names(columns: Sequence[str], leave_out: Sequence[str], origin:
     for name, count in Counter(columns).items():
         if count > 1 and name not in leave_out:
             where = ", ".join(str(index + 1) for index, other in enumerate(columns) if other == name)
-            raise UserError(
-                f"{origin}: column `{name}` occurs {count} times (columns {where}); column and task names must be unique"
-            )
+            raise UserError(f"{origin}: column `{name}` occurs {count} times (columns {where}); names must be unique")
         if not name.strip() and name not in leave_out:
             raise UserError(
                 f"{origin}: column {list(columns).index(name) + 1} has no name; name it, or list it as "

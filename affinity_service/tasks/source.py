@@ -4,15 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from affinity_service.config import ParquetSource, Source, SourceConfig, YeastSource
-from affinity_service.tasks.checks import check_suite, drop_rare_tasks
+from affinity_service.config import (
+    ArffSource,
+    CsvSource,
+    ParquetSource,
+    PythonSource,
+    Source,
+    SourceConfig,
+    TableSource,
+    YeastSource,
+)
+from affinity_service.errors import UserError
+from affinity_service.tasks.arff import read_arff
+from affinity_service.tasks.checks import check_shapes, check_suite, drop_rare_tasks
+from affinity_service.tasks.csv import read_csv
 from affinity_service.tasks.parquet import read_parquet
+from affinity_service.tasks.python import read_python
 from affinity_service.tasks.suite import Suite, standardise_inputs, standardise_targets
 from affinity_service.tasks.yeast import read_yeast
 
 READERS: dict[type[SourceConfig], Callable[..., Suite]] = {
     YeastSource: read_yeast,
     ParquetSource: read_parquet,
+    CsvSource: read_csv,
+    ArffSource: read_arff,
+    PythonSource: read_python,
 }
 
 
@@ -25,7 +41,17 @@ def load_suite(source: Source) -> Suite:
         The data cannot be read or no stage could use it; the message names the file, column or task.
     """
     suite = READERS[type(source)](source)
-    suite = drop_rare_tasks(suite, source.minimum_positives, source.minimum_negatives)
-    check_suite(suite)
-    suite = standardise_targets(suite)
-    return standardise_inputs(suite) if source.standardise else suite
+    try:
+        check_shapes(suite)
+        suite = drop_rare_tasks(suite, source.minimum_positives, source.minimum_negatives)
+        check_suite(suite)
+        suite = standardise_targets(suite)
+        return standardise_inputs(suite) if source.standardise else suite
+    except UserError as error:
+        raise UserError(f"{_origin(source)}: {error}") from error
+
+
+def _origin(source: SourceConfig) -> str:
+    if isinstance(source, TableSource):
+        return source.path
+    return source.function if isinstance(source, PythonSource) else "yeast"

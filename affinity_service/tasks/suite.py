@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from affinity_service.artifacts import fingerprint
 from affinity_service.errors import UserError
@@ -48,6 +48,7 @@ class Suite:
     split : (N,) int8, indices into ``SPLITS``.
     tasks : T tasks, in the order of the columns of ``labels``.
     left_out : name and reason of every task that was in the source and is not in the suite.
+    feature_names : d names where the source has them, else empty; messages use them.
     """
 
     inputs: NDArray[np.float32]
@@ -55,6 +56,40 @@ class Suite:
     split: NDArray[np.int8]
     tasks: tuple[Task, ...]
     left_out: tuple[tuple[str, str], ...] = ()
+    feature_names: tuple[str, ...] = ()
+
+    @classmethod
+    def from_arrays(
+        cls,
+        X: ArrayLike,
+        Y: ArrayLike,
+        task_names: Sequence[str] | None = None,
+        kinds: Mapping[str, Kind] | Sequence[Kind] | Kind | None = None,
+        mask: ArrayLike | None = None,
+        validation: float = 0.2,
+        test: float = 0.2,
+        seed: int = 0,
+    ) -> Suite:
+        """A suite from arrays as scikit-learn takes them; data frames and sparse matrices too.
+
+        Parameters
+        ----------
+        X : (N, ...) numbers.
+        Y : (N, T) labels, NaN or None for missing ones.
+        task_names : T names; the columns of a data frame, else task_0, task_1, … when absent.
+        kinds : by task name, in order, or one for all; inferred from the values where absent.
+        mask : (N, T) bool, true where the label is known.
+        validation, test, seed : fractions of the examples held out, and the seed of the split.
+
+        Raises
+        ------
+        UserError
+            Shapes that do not fit, values that are no labels, an unknown kind. What the values mean is checked
+            when the suite is loaded.
+        """
+        from affinity_service.tasks.arrays import suite_from_arrays
+
+        return suite_from_arrays(X, Y, task_names, kinds, mask, validation, test, seed)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -140,6 +175,6 @@ def standardise_targets(suite: Suite) -> Suite:
                 raise UserError(
                     f"task `{task.name}`: all training labels are {mean:g}; a regression task needs labels that vary"
                 )
-            labels[:, column] = (labels[:, column] - mean) / scale
+            labels[:, column] = (labels[:, column].astype(np.float64) - mean) / scale
             tasks[column] = replace(task, mean=mean, scale=scale)
     return replace(suite, labels=labels, tasks=tuple(tasks))

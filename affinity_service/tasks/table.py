@@ -31,12 +31,12 @@ def suite_from_table(table: pa.Table, source: TableSource, origin: str) -> Suite
     roles = assign_roles(table.column_names, source, origin)
     if not table.num_rows:
         raise UserError(f"{origin}: the table has no rows, only the columns {', '.join(table.column_names[:20])}")
+    inputs, names = _features(table, roles, origin)
     labels, tasks = [], []
     for name, kind in roles.tasks.items():
         column, task = label_column(table[name], name, kind or stored_kind(table.schema.field(name)), origin)
         labels.append(column)
         tasks.append(task)
-    inputs, names = _features(table, roles, origin)
     return Suite(
         inputs=inputs,
         labels=np.stack(labels, axis=1),
@@ -81,7 +81,9 @@ def _list_column(column: pa.Array, name: str, origin: str) -> NDArray[np.float32
 def _numbers(values: pa.Array, name: str, origin: str) -> NDArray[np.float32]:
     """Float32 values, null as NaN."""
     if pa.types.is_null(values.type):
-        raise UserError(f"{origin}: column `{name}` must hold numbers, found only missing values; list it under `leave_out`")
+        raise UserError(
+            f"{origin}: column `{name}` must hold numbers, found only missing values; list it under `leave_out`"
+        )
     if not (is_number(values.type) or pa.types.is_boolean(values.type)):
         example = f", such as {quote(values.drop_null()[0].as_py())}" if len(values.drop_null()) else ""
         raise UserError(
@@ -115,7 +117,9 @@ def _split(table: pa.Table, roles: Roles, source: TableSource, origin: str) -> N
     for row, value in enumerate(values):
         if value not in SPLITS:
             found = "no value" if value is None else quote(value)
-            raise UserError(f"{origin}: column `{roles.split}` must hold {', '.join(SPLITS)}, found {found} in row {row}")
+            raise UserError(
+                f"{origin}: column `{roles.split}` must hold {', '.join(SPLITS)}, found {found} in row {row}"
+            )
     return np.array([SPLITS.index(value) for value in values], np.int8)
 
 
