@@ -39,6 +39,8 @@ Address = Annotated[
     typer.Option(help="Ray cluster to use, `auto` for the one this machine belongs to; else a local Ray."),
 ]
 
+Until = Annotated[str, typer.Option(help="Last stage to run, such as affinity or groups.")]
+
 
 @app.callback()
 def options(
@@ -55,7 +57,7 @@ def run(
     config: ConfigPath,
     study: Annotated[str | None, typer.Option(help="Study folder; studies/<config name> by default.")] = None,
     address: Address = None,
-    until: Annotated[str, typer.Option(help="Last stage to run, such as affinity or groups.")] = "report",
+    until: Until = "report",
     as_json: AsJson = False,
 ) -> None:
     """Run the whole way, or what of it is not done yet."""
@@ -190,6 +192,61 @@ def import_csv(
     out.print(str(done), **VERBATIM)
 
 
+JobId = Annotated[str, typer.Argument(help="What `affinity submit` printed.")]
+Dashboard = Annotated[
+    str,
+    typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="URL of the cluster's dashboard, such as http://HEAD:8265."),
+]
+Follow = Annotated[bool, typer.Option("--follow", help="Stay and pass the log on until the job is over.")]
+
+
+@app.command()
+def submit(
+    config: ConfigPath,
+    address: Dashboard,
+    study: Annotated[str | None, typer.Option(help="Study folder that every node sees, or a URI.")] = None,
+    working_dir: Annotated[
+        Path | None, typer.Option(help="Folder to send along: your module, data that the config names relatively.")
+    ] = None,
+    installed: Annotated[bool, typer.Option("--installed", help="The cluster has this package; send no copy.")] = False,
+    until: Until = "report",
+    follow: Follow = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole way as a Ray job on a cluster."""
+    jobs = _jobs(address)
+    job = jobs.submit(config, study, working_dir, installed, until)
+    if not as_json:
+        out.print(f"Job {job.id} works on the study {job.study}", **VERBATIM)
+        out.print(f"affinity logs {job.id} --address {address} --follow", **VERBATIM)
+    elif not follow:
+        _print_json({"id": job.id, "study": job.study})
+    if follow:
+        _follow(jobs, job.id, as_json)
+
+
+@app.command()
+def status(job: JobId, address: Dashboard, as_json: AsJson = False) -> None:
+    """How a job goes."""
+    _print_job(_jobs(address).state(job), as_json)
+
+
+@app.command()
+def logs(job: JobId, address: Dashboard, follow: Follow = False) -> None:
+    """What a job has printed."""
+    jobs = _jobs(address)
+    if follow:
+        _follow(jobs, job, False)
+    else:
+        print(jobs.logs(job), end="")
+
+
+@app.command()
+def cancel(job: JobId, address: Dashboard, as_json: AsJson = False) -> None:
+    """Stop a job; its study keeps what is finished and can be run again."""
+    _print_job(_jobs(address).cancel(job), as_json)
+
+
 def main() -> None:
     sys.exit(attempt(lambda: app(standalone_mode=False)))
 
@@ -249,6 +306,33 @@ def _run(config: Any, study: str | None, address: str | None, quiet: bool, until
         return Study.run(config, study, address, reporter, until)
     finally:
         reporter.close()
+
+
+def _jobs(address: str) -> Any:
+    from affinity_service.engine.jobs import Jobs
+
+    return Jobs(address)
+
+
+def _follow(jobs: Any, job: str, as_json: bool) -> None:
+    """The log as it grows, beside the JSON where there is some; leaves with 1 when the job fails."""
+    stream = sys.stderr if as_json else sys.stdout
+    try:
+        state = jobs.follow(job, lambda lines: print(lines, end="", flush=True, file=stream))
+    except KeyboardInterrupt:
+        err.print(f"job {job} goes on; `affinity cancel {job} --address {jobs.address}` stops it", **VERBATIM)
+        raise typer.Exit(1) from None
+    _print_job(state, as_json)
+    if not state.succeeded:
+        raise typer.Exit(1)
+
+
+def _print_job(state: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json(state.to_json())
+    else:
+        # After a failure Ray's message goes on with the end of the log.
+        out.print(f"{state.id}: {state.status}. {state.message.partition(chr(10))[0]}", **VERBATIM)
 
 
 def _print_json(content: Any) -> None:

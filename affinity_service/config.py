@@ -222,6 +222,13 @@ class ResourceConfig(StageConfig):
     cpus: float = Execution(1, gt=0)
     gpus: float | Literal["auto"] = Execution("auto", description="auto: one where the cluster has GPUs")
     scratch: str | None = Execution(None, description="checkpoints; a path that every node sees")
+    wait: bool = Execution(False, description="ask for more than there is: an autoscaler will add nodes")
+
+    @model_validator(mode="after")
+    def _whole_or_part_of_one(self) -> ResourceConfig:
+        if self.gpus != "auto" and (self.gpus < 0 or (self.gpus > 1 and self.gpus % 1)):
+            raise ValueError(f"gpus {self.gpus:g}: expected auto, a whole number, or a part of one GPU such as 0.5")
+        return self
 
 
 class Provenance(StageConfig):
@@ -294,17 +301,22 @@ def explain(error: ValidationError, origin: str) -> str:
         location = [str(part) for part in item["loc"]]
         key = ".".join(location) or "(top level)"
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(location[-1], _known_keys(item["loc"]), n=1, cutoff=0.5)
+            near = difflib.get_close_matches(location[-1].strip().lower(), _known_keys(item["loc"]), n=1, cutoff=0.5)
             hint = f"; did you mean `{near[0]}`?" if near else ""
             lines.append(f"`{key}` is not a known key{hint}")
         elif item["type"] == "missing":
             lines.append(f"`{key}` is missing")
+        elif item["type"] in ("union_tag_not_found", "union_tag_invalid"):
+            tag = item["ctx"]["discriminator"].strip("'")
+            missing = item["type"] == "union_tag_not_found"
+            lines.append(f"`{key}.{tag}`" + (" is missing" if missing else f": {item['msg']}"))
         else:
+            message = item["msg"].removeprefix("Value error, ")
             found = repr(item.get("input"))
             found = found if len(found) <= 80 else found[:77] + "..."
             # A rule over several keys names them itself; its input is the whole section.
-            seen = "" if item["type"] == "value_error" and isinstance(item.get("input"), Mapping) else f" (found {found})"
-            lines.append(f"`{key}`: {item['msg'].removeprefix('Value error, ')}{seen}")
+            over_section = item["type"] == "value_error" and isinstance(item.get("input"), Mapping)
+            lines.append((f"`{key}`: " if location else "") + message + ("" if over_section else f" (found {found})"))
     return f"{origin}: " + "; ".join(lines)
 
 

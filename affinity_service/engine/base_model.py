@@ -21,4 +21,4 @@ def train_base_model(context: StageContext) -> StageOutcome:
     folder.write_bytes("base_model/second_moments.safetensors", trained.moments)
     history = {"best_epoch": trained.state.best_epoch + 1, "epochs": trained.state.history}
     folder.write_json("base_model/history.json", history)
-    return StageOutcome(trained.state.flops, config.base.workers, identity=fingerprint(trained.weights.hex()))
+    return StageOutcome(trained.state.flops, trained.state.world_size, identity=fingerprint(trained.weights.hex()))

@@ -95,7 +95,7 @@ def run_study(
                 reporter.finished(stage.name, 0.0, reused=True)
             else:
                 if stage.on_ray:
-                    _connect(stack, address)
+                    _connect(stack, address, folder)
                 seconds = _run_stage(stage, wanted, config, folder, suite, reporter)
                 reporter.finished(stage.name, seconds, reused=False)
             manifest = folder.manifest(stage.name)
@@ -141,10 +141,12 @@ def _timings(folder: StudyFolder) -> Iterator[dict[str, Any]]:
             yield manifest["timing"]
 
 
-def _connect(stack: contextlib.ExitStack, address: str | None) -> None:
+def _connect(stack: contextlib.ExitStack, address: str | None, folder: StudyFolder) -> None:
+    from affinity_service.engine.placement import check_shared
     from affinity_service.engine.session import connected
 
     stack.enter_context(connected(address))
+    check_shared(folder)
 
 
 def _describe(config: Config, folder: StudyFolder, suite: Suite) -> None:

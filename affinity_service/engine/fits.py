@@ -14,6 +14,7 @@ from affinity_service.affinity import LinearizedEstimator
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.engine.context import StageContext, StageOutcome
+from affinity_service.engine.placement import workers_with_room
 from affinity_service.engine.pool import TASK_RETRIES, map_unordered
 from affinity_service.engine.session import actor_options
 from affinity_service.fitting import subset_design
@@ -56,7 +57,8 @@ def fit_subsets_stage(context: StageContext) -> StageOutcome:
     tile = config.fits.tile
     starts = range(0, len(subsets), tile)
     missing = [starts[index] for index in context.unfinished([tile_name(s // tile) for s in starts], "fit tiles")]
-    workers = max(1, min(config.fits.workers, len(missing)))
+    wanted = max(1, min(config.fits.workers, len(missing)))
+    workers = workers_with_room("fits", wanted, config.resources, context.warn)
     options = {**actor_options(config.resources), **TASK_RETRIES}
     rows = load_rows.options(**TASK_RETRIES).remote(folder)
 

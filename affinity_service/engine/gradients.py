@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.engine.context import StageContext, StageOutcome
+from affinity_service.engine.placement import workers_with_room
 from affinity_service.engine.pool import ACTOR_RETRIES, map_unordered, result
 from affinity_service.engine.session import actor_options
 from affinity_service.gradients.features import compute_features
@@ -26,11 +27,18 @@ from affinity_service.tasks.suite import Suite
 class GradientActor:
     """Holds the base model; computes and writes one shard per call."""
 
-    def __init__(self, boxed: list[ray.ObjectRef], config: Config, folder: StudyFolder) -> None:
-        # In a list Ray passes the reference itself, which the driver keeps alive over restarts of the actor.
-        self.suite: Suite = ray.get(boxed[0])
-        suite = self.suite
-        self.config, self.folder = config.gradients, folder
+    def __init__(self, config: Config, folder: StudyFolder) -> None:
+        self.config, self.folder = config, folder
+        self.suite: Suite | None = None
+
+    def load(self, suite: Suite) -> int:
+        """Get ready, once per life of the process; the dimension of the features."""
+        if self.suite is None:
+            self._prepare(suite)
+        return self.reduction.dimension
+
+    def _prepare(self, suite: Suite) -> None:
+        config, folder = self.config, self.folder
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = build_model(config.model, suite.inputs.shape[1:], suite.tasks, config.base.seed)
         model.load_state_dict(load_safetensors(folder.read_bytes("base_model/model.safetensors")))
@@ -38,17 +46,15 @@ class GradientActor:
         self.reduction = build_reduction(config.gradients, shapes)
         self.gradients = PerExampleGradients(model.to(device), suite.tasks)
         self.split, self.task, self.example = pair_rows(suite)
+        self.suite = suite
 
-    def dimension(self) -> int:
-        return self.reduction.dimension
-
-    def compute(self, shard: int) -> dict[str, Any]:
-        rows = slice(shard * self.config.shard_rows, (shard + 1) * self.config.shard_rows)
+    def compute(self, suite: Suite, shard: int) -> dict[str, Any]:
+        self.load(suite)
+        settings = self.config.gradients
+        rows = slice(shard * settings.shard_rows, (shard + 1) * settings.shard_rows)
         task, example = self.task[rows], self.example[rows]
         with FlopCounterMode(display=False) as counter:
-            content = compute_features(
-                self.gradients, self.reduction, self.suite, example, task, self.config.batch_rows
-            )
+            content = compute_features(self.gradients, self.reduction, suite, example, task, settings.batch_rows)
         write_shard(self.folder, shard, self.split[rows], task, example, content)
         return {"rows": len(task), "flops": counter.get_total_flops()}
 
@@ -60,16 +66,18 @@ def compute_gradients(context: StageContext) -> StageOutcome:
     missing = context.unfinished([shard_name(index) for index in range(shards)], "shards")
     flops = 0.0
     reference = ray.put(suite)
-    workers = max(1, min(config.gradients.workers, len(missing)))
+    wanted = max(1, min(config.gradients.workers, len(missing)))
+    workers = workers_with_room("gradients", wanted, config.resources, context.warn)
     actors = [
         GradientActor.options(**actor_options(config.resources), **ACTOR_RETRIES).remote(  # type: ignore[attr-defined]
-            [reference], config, folder
+            config, folder
         )
         for _ in range(workers)
     ]
-    dimension = result(actors[0].dimension.remote())
+    # The suite goes with every call, not to the constructor: an actor that is started again then finds it.
+    dimension = result(actors[0].load.remote(reference))
     done = shards - len(missing)
-    for outcome in map_unordered(lambda actor, shard: actor.compute.remote(shard), actors, missing):
+    for outcome in map_unordered(lambda actor, shard: actor.compute.remote(reference, shard), actors, missing):
         flops += outcome["flops"]
         done += 1
         context.progress(done, shards, "gradient shards")

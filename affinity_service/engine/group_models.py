@@ -18,6 +18,7 @@ from safetensors.torch import save as save_safetensors
 from affinity_service.artifacts import StudyFolder, fingerprint
 from affinity_service.config import Config
 from affinity_service.engine.context import StageContext, StageOutcome
+from affinity_service.engine.placement import placed_training, workers_with_room
 from affinity_service.engine.session import actor_options
 from affinity_service.engine.train import progress_board, train_model
 from affinity_service.engine.train_job import TrainJob
@@ -84,6 +85,10 @@ def _trials(runs: Sequence[Run], kept: Sequence[Run], config: Config) -> list[Tr
 def _tune(context: StageContext, trials: Sequence[Trial], models: int) -> None:
     config = context.config
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    # Trials of Ray Train hold nothing themselves: more of them than their workers fit would only wait for each other.
+    together = 1 if _batched(config, context.suite) else placed_training(config.base, config.resources)[0].workers
+    wanted = min(config.group_models.workers, len(trials))
+    at_a_time = workers_with_room("group_models", wanted, config.resources, context.warn, together)
     with progress_board(context.progress) as board:
         board.update.remote(models - sum(len(trial.runs) for trial in trials), models, "models trained")
         trainable = tune.with_parameters(
@@ -97,7 +102,7 @@ def _tune(context: StageContext, trials: Sequence[Trial], models: int) -> None:
         tuner = tune.Tuner(
             tune.with_resources(trainable, _trial_resources(config, context.suite)),
             param_space={"trial": tune.grid_search(list(trials))},
-            tune_config=tune.TuneConfig(max_concurrent_trials=config.group_models.workers),
+            tune_config=tune.TuneConfig(max_concurrent_trials=at_a_time),
             run_config=tune.RunConfig(
                 storage_path=context.scratch,
                 name=f"groups-{fingerprint([trial.key for trial in trials])[:12]}",

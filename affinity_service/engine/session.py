@@ -3,30 +3,48 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
-from collections.abc import Iterator
+import posixpath
+import socket
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import ray
 
+import affinity_service
 from affinity_service.artifacts import StudyFolder, fingerprint
 from affinity_service.config import ResourceConfig
+from affinity_service.errors import UserError
 
 # Read by Ray processes at their start. The health poll is what each report of Ray Train waits for (2 s by default);
-# passive waiting matters where several processes share cores.
+# passive waiting matters where several processes share cores; a process that asked for no GPU must not see one.
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "OMP_WAIT_POLICY": "passive",
     "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
+PACKAGE = Path(affinity_service.__file__).parent
+# Ready configs train on two workers; on a machine with one core the two share it.
+LOCAL_CPUS = 2
+# What Ray hands the driver of a submitted job: the runtime environment that was submitted with it.
+JOB_ENVIRONMENT = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 @contextlib.contextmanager
 def connected(address: str | None = None) -> Iterator[None]:
-    """A Ray connection for the block: the one there is, the cluster at ``address``, or a local Ray of our own."""
+    """A Ray connection for the block: the one there is, the cluster at ``address``, or a local Ray of our own.
+
+    Raises
+    ------
+    UserError
+        No cluster answers at the address, or it does not accept the token.
+    """
     if ray.is_initialized():
         yield
         return
@@ -34,16 +52,73 @@ def connected(address: str | None = None) -> Iterator[None]:
         os.environ.setdefault(name, value)
     # It warns on every start that token authentication is on, which is as it should be.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    ray.init(
-        address=address or "local",
-        logging_level=logging.WARNING,
-        log_to_driver=False,
-        runtime_env={"env_vars": {name: os.environ[name] for name in ENVIRONMENT}},
-    )
+    _join(address) if address else _start()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start() -> None:
+    environment = runtime_environment(os.environ, carry_package=False)
+    for cpus in (None, LOCAL_CPUS):
+        ray.init("local", num_cpus=cpus, logging_level=logging.WARNING, log_to_driver=False, runtime_env=environment)
+        if ray.cluster_resources().get("CPU", 0) >= LOCAL_CPUS:
+            return
+        ray.shutdown()
+
+
+def _join(address: str) -> None:
+    check_address(address)
+    environment = runtime_environment(os.environ, carry_package=True)
+    try:
+        ray.init(address, logging_level=logging.WARNING, log_to_driver=False, runtime_env=environment)
+    except ConnectionError as error:
+        where = "no Ray cluster was found on this machine" if address == "auto" else "it does not let us in"
+        raise UserError(
+            f"--address {address}: {where} ({error}); `ray start --head` starts one, and one with token "
+            "authentication needs RAY_AUTH_MODE=token and its token in ~/.ray/auth_token, RAY_AUTH_TOKEN_PATH or "
+            "RAY_AUTH_TOKEN"
+        ) from error
+
+
+def check_address(address: str) -> None:
+    """Ray itself would answer only after two minutes, and by ending the process.
+
+    Raises
+    ------
+    UserError
+        It is no address of a cluster, or nothing listens there.
+    """
+    if address == "auto":
+        return
+    if "://" in address:
+        raise UserError(
+            f"--address {address}: expected `auto` or HOST:PORT of the cluster (port 6379 by default); for a "
+            "cluster's http:// address use `affinity submit`"
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise UserError(f"--address {address}: expected `auto` or HOST:PORT, such as 10.0.0.5:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"--address {address}: no Ray cluster answers there: {error}") from error
+
+
+def runtime_environment(process: Mapping[str, str], carry_package: bool) -> dict[str, Any]:
+    """What the workers of a driver with the environment variables `process` are started with.
+
+    Inside a submitted job only what the job has not set: Ray refuses a variable or module named twice.
+    """
+    job = json.loads(process.get(JOB_ENVIRONMENT, "{}"))
+    given = (job.get("runtime_env") or {}).get("env_vars") or {}
+    variables = {name: process.get(name, value) for name, value in ENVIRONMENT.items() if name not in given}
+    environment: dict[str, Any] = {"env_vars": variables}
+    if carry_package and not job:
+        # The workers run the code of this driver, whatever else is installed there.
+        environment["py_modules"] = [str(PACKAGE)]
+    return environment
 
 
 def gpus_per_worker(resources: ResourceConfig) -> float:
@@ -58,8 +133,24 @@ def actor_options(resources: ResourceConfig) -> dict[str, float]:
 
 
 def scratch(folder: StudyFolder, resources: ResourceConfig) -> str:
-    """Where Ray and DeepSpeed keep checkpoints of this study: outside it, for they hold pickles."""
+    """Where Ray and DeepSpeed keep checkpoints of this study: outside it, for they hold pickles.
+
+    A cluster of several nodes must see them everywhere, as it must see the study: there they lie beside it.
+    """
+    key = fingerprint(folder.root)[:12]
     if resources.scratch:
-        return f"{resources.scratch.rstrip('/')}/{fingerprint(folder.root)[:12]}"
+        return f"{resources.scratch.rstrip('/')}/{key}"
+    if ray.is_initialized() and len([node for node in ray.nodes() if node["Alive"]]) > 1:
+        return beside(folder, f".affinity-scratch/{key}")
     base = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    return str(base / "affinity_service" / fingerprint(folder.root)[:12])
+    return str(base / "affinity_service" / key)
+
+
+def beside(folder: StudyFolder, name: str) -> str:
+    """A place in the folder that holds the study's folder."""
+    if folder.is_local:
+        return str(Path(folder.root).parent / name)
+    # Only the path of the URI: options such as an endpoint follow it.
+    parts = urlsplit(folder.root)
+    path = posixpath.join(posixpath.dirname(parts.path.rstrip("/")), name)
+    return urlunsplit(parts._replace(path=path if path.startswith("/") else f"/{path}"))

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from affinity_service.config import ResourceConfig
-from affinity_service.engine.session import gpus_per_worker
+from affinity_service.engine.placement import placed_training
 from affinity_service.engine.train_job import MOMENTS, STATE, WEIGHTS, TrainJob, TrainState
 from affinity_service.errors import UserError
 
@@ -85,10 +85,11 @@ def train_model(job: TrainJob, resources: ResourceConfig, storage: str, name: st
     Raises
     ------
     UserError
-        The training diverged.
+        The training diverged, or its workers do not fit on the cluster.
     """
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    gpus = gpus_per_worker(resources)
+    train, gpus = placed_training(job.train, resources)
+    job = replace(job, train=train)
     trainer = TorchTrainer(
         _loop,
         train_loop_config={"job": job},

@@ -26,6 +26,8 @@ def check_suite(suite: Suite) -> None:
     for column, task in enumerate(suite.tasks):
         values = suite.labels[:, column]
         check_labels(task, values)
+        if np.isnan(values).all():
+            raise UserError(f"task `{task.name}` has no label: all {len(values)} are missing; leave it out")
         for code in (TRAIN, VALIDATION):
             part = values[(suite.split == code) & suite.observed[:, column]]
             if not len(part):
@@ -48,8 +50,6 @@ def check_labels(task: Task, values: NDArray[np.float32]) -> None:
             f"task `{task.name}`: label of example {row} is infinite (in float32); leave it empty if it is unknown"
         )
     known = values[~np.isnan(values)]
-    if not len(known):
-        raise UserError(f"task `{task.name}` has no label: all {len(values)} are missing; leave it out")
     if task.kind == "binary" and not np.isin(known, (0, 1)).all():
         wrong = known[~np.isin(known, (0, 1))][0]
         raise UserError(f"task `{task.name}`: a binary label must be 0, 1 or missing, found {wrong:g}")

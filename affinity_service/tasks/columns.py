@@ -64,6 +64,18 @@ def stored_kind(field: pa.Field) -> Kind | None:
     return next((kind for kind in get_args(Kind) if kind == text), None)
 
 
+def found_type(values: pa.Array) -> str:
+    """The type for a message; for text the first row whose value is no number."""
+    if not is_text(values.type):
+        return str(values.type)
+    for row, text in enumerate(values.to_pylist()):
+        try:
+            float(text or 0)
+        except ValueError:
+            return f"text: {quote(text)} in row {row}"
+    return "numbers written as text"
+
+
 def quote(value: Any) -> str:
     """A value for a message, cut where it is long."""
     text = repr(value)
@@ -75,7 +87,9 @@ def _codes(values: pa.Array, name: str, kind: Kind | None, origin: str) -> tuple
     classes = sorted(pc.unique(values).drop_null().to_pylist())
     shown = ", ".join(quote(value) for value in classes[:5])
     if kind == "regression":
-        raise UserError(f"{origin}: column `{name}` holds text ({shown}) and cannot be a regression task")
+        raise UserError(
+            f"{origin}: column `{name}` cannot be a regression task: it must hold numbers, found {found_type(values)}"
+        )
     if kind == "binary" and len(classes) > 2:
         raise UserError(f"{origin}: column `{name}` holds {len(classes)} different texts ({shown}); binary takes two")
     if kind is None and len(classes) > MAX_INFERRED_CLASSES:

@@ -52,7 +52,8 @@ def check_path(path: str) -> None:
         raise UserError(f"{path!r}: cannot be read: {reason(error)}") from error
     near = difflib.get_close_matches(Path(path).name, beside, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise UserError(f"{path}: no such file or folder{hint}")
+    shown = path if path.isprintable() else repr(path)
+    raise UserError(f"{shown}: no such file or folder{hint}")
 
 
 def reason(error: Exception) -> str:

@@ -42,12 +42,11 @@ class Imported:
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.tasks.items())
-        lines = [
-            f"{self.path}: {self.rows} rows, {self.features} features, {sum(self.tasks.values())} tasks ({kinds})",
-            *(f"left out: {name} ({why})" for name, why in self.left_out[:10]),
-        ]
-        if len(self.left_out) > 10:
-            lines.append(f"left out: {len(self.left_out) - 10} more")
+        lines = [f"{self.path}: {self.rows} rows, {self.features} features, {sum(self.tasks.values())} tasks ({kinds})"]
+        for why in dict.fromkeys(why for _, why in self.left_out):
+            names = [name for name, told in self.left_out if told == why]
+            more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+            lines.append(f"left out, {why}: {', '.join(names[:10])}{more}")
         split = f", split_column: {self.split_column}" if self.split_column else ""
         return "\n".join([*lines, f"in a config: data: {{source: parquet, path: {self.path}{split}}}"])
 

@@ -36,8 +36,8 @@ def read_python(source: PythonSource) -> Suite:
     try:
         with _working_directory():
             suite = function(**source.arguments)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{source.function}: {error}") from error
     except Exception as error:
         raise UserError(f"{source.function} failed: {type(error).__name__}: {error}") from error
     if not isinstance(suite, Suite):

@@ -66,9 +66,10 @@ def _check_table_names(columns: Sequence[str], leave_out: Sequence[str], origin:
             where = ", ".join(str(index + 1) for index, other in enumerate(columns) if other == name)
             raise UserError(f"{origin}: column `{name}` occurs {count} times (columns {where}); names must be unique")
         if not name.strip() and name not in leave_out:
+            index = list(columns).index(name)
+            beside = f" (after `{columns[index - 1]}`)" if index else ""
             raise UserError(
-                f"{origin}: column {list(columns).index(name) + 1} has no name; name it, or list it as "
-                f'"{name}" under `leave_out`'
+                f'{origin}: column {index + 1}{beside} has no name; name it, or list it as "{name}" under `leave_out`'
             )
 
 
@@ -90,4 +91,4 @@ def _check_named(columns: Sequence[str], named: dict[str, list[str]], origin: st
 
 def _listing(columns: Sequence[str]) -> str:
     more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
-    return f"{len(columns)} columns: {', '.join(columns[:20])}{more}"
+    return f"{len(columns)} column{'s' * (len(columns) != 1)}: {', '.join(columns[:20])}{more}"

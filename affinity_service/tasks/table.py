@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from affinity_service.config import TableSource
 from affinity_service.errors import UserError
-from affinity_service.tasks.columns import is_number, is_text, label_column, quote, stored_kind
+from affinity_service.tasks.columns import found_type, is_number, is_text, label_column, quote, stored_kind
 from affinity_service.tasks.roles import Roles, assign_roles
 from affinity_service.tasks.suite import SPLITS, Suite, seeded_split
 
@@ -85,9 +85,8 @@ def _numbers(values: pa.Array, name: str, origin: str) -> NDArray[np.float32]:
             f"{origin}: column `{name}` must hold numbers, found only missing values; list it under `leave_out`"
         )
     if not (is_number(values.type) or pa.types.is_boolean(values.type)):
-        example = f", such as {quote(values.drop_null()[0].as_py())}" if len(values.drop_null()) else ""
         raise UserError(
-            f"{origin}: column `{name}` must hold numbers, found {values.type}{example}; "
+            f"{origin}: column `{name}` must hold numbers, found {found_type(values)}; "
             "a feature is a number; list the column under `leave_out` or make it a task"
         )
     # Whole numbers beyond 2²⁴ are rounded, as any number in float32 is.

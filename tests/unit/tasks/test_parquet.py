@@ -79,8 +79,8 @@ def test_a_split_column_replaces_the_seeded_split(table, tmp_path):
     [
         ({"features": "vectors"}, "column `vectors` is missing"),
         ({"tasks": ["spam", "ham"]}, "column `ham` is missing"),
-        ({"features": "mood", "tasks": ["spam"]}, "column `mood` must hold numbers, found string"),
-        ({"tasks": {"mood": "regression"}}, "column `mood` holds text"),
+        ({"features": "mood", "tasks": ["spam"]}, "column `mood` must hold numbers, found text"),
+        ({"tasks": {"mood": "regression"}}, "column `mood` cannot be a regression task"),
         ({"tasks": ["features"], "features": ["spam"]}, "column `features` must hold numbers, booleans or text"),
     ],
 )
@@ -91,10 +91,57 @@ def test_wrong_columns_are_named(table, tmp_path, options, message):
 
 
 def test_missing_and_truncated_files_are_named(table, tmp_path):
-    with pytest.raises(UserError, match="nowhere.parquet: no such file"):
+    with pytest.raises(UserError, match=r"nowhere\.parquet: no such file"):
         read_parquet(ParquetSource(path=str(tmp_path / "nowhere.parquet")))
     path = tmp_path / "t.parquet"
     write(table, path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="t.parquet: not a readable Parquet table"):
+    with pytest.raises(UserError, match=r"t\.parquet: not a readable Parquet table"):
         read_parquet(ParquetSource(path=str(path)))
+
+
+def lists(values):
+    return pa.table({"features": values, "spam": [i % 2 for i in range(len(values))]})
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            lists([[1.0, 2.0]] * 5 + [[1.0]] + [[2.0, 3.0]] * 20),
+            "lists of one length, found lengths [2, 1]; row 5 has 1 ",
+        ),
+        (lists([[1.0, 2.0]] * 5 + [None] + [[2.0, 3.0]] * 20), "found lengths [2, None]; row 5 has no list"),
+        (lists([[]] * 5), "lists of one length, found lengths [0]"),
+        (lists([["a"]] * 5), "column `features` must hold numbers, found text: 'a' in row 0"),
+        (lists([[1.0, 2.0]] * 5 + [[1.0, None]] * 20), "example 5, feature 1: missing or NaN"),
+        (lists([[1.0]] * 5).slice(0, 0), "the table has no rows, only the columns features, spam"),
+        (pa.table({"features": [[1.0]] * 5}), "no column is left for `tasks`"),
+        (pa.table({"features": [[1.0]] * 20, "spam": pa.nulls(20)}), "task `spam` has no label: all 20 are missing"),
+        (
+            pa.table({"features": [[1.0]] * 20, "when": pa.array([0] * 20, pa.date32())}),
+            "column `when` must hold numbers",
+        ),
+        (pa.table([[[1.0]] * 5, [0] * 5, [1] * 5], ["features", "a", "a"]), "column `a` occurs more than once"),
+    ],
+)
+def test_unusable_tables_are_refused_by_name(table, message, tmp_path):
+    with pytest.raises(UserError) as error:
+        load_suite(ParquetSource(path=write(table, tmp_path / "t.parquet")))
+    assert message in str(error.value)
+    assert "t.parquet" in str(error.value)
+
+
+def test_folders_without_parquet_are_named(tmp_path):
+    with pytest.raises(UserError, match="the folder holds no Parquet file"):
+        read_parquet(ParquetSource(path=str(tmp_path)))
+    (tmp_path / "notes.txt").write_text("no table")
+    with pytest.raises(UserError, match="not a readable Parquet table"):
+        read_parquet(ParquetSource(path=str(tmp_path)))
+
+
+def test_whole_numbers_beyond_float32_are_rounded(tmp_path):
+    table = pa.table({"features": [[2**24 + 1, i] for i in range(9)], "size": [2**60 + i for i in range(9)]})
+    suite = read_parquet(ParquetSource(path=write(table, tmp_path / "t.parquet")))
+    assert suite.inputs[0, 0] == 2**24
+    assert suite.tasks[0].kind == "regression"

@@ -1,0 +1,202 @@
+"""Studies as Ray jobs: submit one, ask how it goes, read its log, cancel it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import requests
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from affinity_service.config import Config
+from affinity_service.engine.job_package import check_data_paths, package, study_location, working_dir
+from affinity_service.errors import UserError
+
+# Either would silently replace the address that was asked for.
+OVERRIDES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+# Ray's loggers that say on standard error what they pack and which sockets close.
+TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+
+
+@dataclass(frozen=True)
+class JobState:
+    """How a job goes; times are seconds since 1970."""
+
+    id: str
+    status: str
+    message: str
+    study: str | None
+    started: float | None
+    ended: float | None
+
+    @property
+    def over(self) -> bool:
+        return JobStatus(self.status).is_terminal()
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status == JobStatus.SUCCEEDED
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Submitted:
+    id: str
+    study: str
+
+
+class Jobs:
+    """The jobs of the cluster at an http address.
+
+    Raises
+    ------
+    UserError
+        The address is no URL, nothing answers there, or the cluster wants a token; here and in every method.
+    """
+
+    def __init__(self, address: str) -> None:
+        parts = _url(address)
+        self.address = address
+        for name in TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        with self._explained(), _without_overrides():
+            self.client = JobSubmissionClient(parts)
+
+    def submit(
+        self,
+        config_path: Path,
+        study: str | None = None,
+        folder: Path | None = None,
+        installed: bool = False,
+        until: str = "report",
+    ) -> Submitted:
+        """Start the study as a job. `folder` travels with it; the package too unless it is `installed` there."""
+        config = Config.load(config_path)
+        folder = working_dir(config, folder, config_path)
+        check_data_paths(config, folder)
+        location = study_location(study, config)
+        with tempfile.TemporaryDirectory() as directory, self._explained():
+            job = package(config, location, folder, installed, Path(directory, "job"), until)
+            name = self.client.submit_job(
+                entrypoint=job.entrypoint,
+                runtime_env=job.runtime_env,
+                metadata=job.metadata,
+                submission_id=f"{config.name}-{uuid.uuid4().hex[:8]}",
+            )
+        return Submitted(name, location)
+
+    def state(self, job: str) -> JobState:
+        with self._explained(job):
+            info = self.client.get_job_info(job)
+        return JobState(
+            id=job,
+            status=str(info.status.value),
+            message=info.message or "",
+            study=(info.metadata or {}).get("study"),
+            started=info.start_time / 1000 if info.start_time else None,
+            ended=info.end_time / 1000 if info.end_time else None,
+        )
+
+    def logs(self, job: str) -> str:
+        with self._explained(job):
+            return self.client.get_job_logs(job)
+
+    def follow(self, job: str, write: Callable[[str], None]) -> JobState:
+        """Pass the log on as it grows; returns how the job ended."""
+        self.state(job)
+        with self._explained(job):
+            asyncio.run(self._tail(job, write))
+        return self._ended(job, None)
+
+    async def _tail(self, job: str, write: Callable[[str], None]) -> None:
+        async for lines in self.client.tail_job_logs(job):
+            write(lines)
+
+    def cancel(self, job: str, patience: float = 60.0) -> JobState:
+        """Stop the job and wait until it has; a job that is over stays as it was."""
+        with self._explained(job):
+            self.client.stop_job(job)
+        return self._ended(job, patience)
+
+    def _ended(self, job: str, patience: float | None) -> JobState:
+        """The state once the job is over, or as it is after `patience` seconds."""
+        end = None if patience is None else time.monotonic() + patience
+        while not (state := self.state(job)).over:
+            if end is not None and time.monotonic() > end:
+                break
+            time.sleep(0.5)
+        return state
+
+    @contextlib.contextmanager
+    def _explained(self, job: str | None = None) -> Iterator[None]:
+        """What Ray's client raises, as what the user can do about it."""
+        try:
+            yield
+        except AuthenticationError as error:
+            raise UserError(_wants_token(self.address, str(error))) from error
+        except aiohttp.WSServerHandshakeError as error:
+            if error.status in (401, 403):
+                raise UserError(_wants_token(self.address, error.message)) from error
+            raise
+        except (ConnectionError, requests.RequestException, aiohttp.ClientError) as error:
+            raise UserError(
+                f"--address {self.address}: no Ray cluster answers there ({error}); expected the address of its "
+                "dashboard, such as http://HEAD:8265"
+            ) from error
+        except RuntimeError as error:
+            if "status code 404" in str(error) and job is not None:
+                raise UserError(
+                    f"no job `{job}` at {self.address}; `affinity submit` prints the id of a job"
+                ) from error
+            if "status code 404" in str(error) or "Version check" in str(error):
+                raise UserError(f"--address {self.address}: what answers there is no Ray dashboard") from error
+            raise
+
+
+def _url(address: str) -> str:
+    try:
+        parts = urlsplit(address)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port that is no number, or brackets that do not close
+        valid = False
+    if not valid:
+        raise UserError(
+            f"--address {address}: expected the URL of the cluster's dashboard, such as http://127.0.0.1:8265"
+        )
+    return address.rstrip("/")
+
+
+def _wants_token(address: str, answer: str) -> str:
+    found = answer.splitlines()[0] if answer else "no permission"
+    return (
+        f"--address {address}: the cluster refuses us: {found}. Set RAY_AUTH_MODE=token, and put the cluster's token "
+        "into ~/.ray/auth_token (on the head, `ray get-auth-token` prints it), into a file that RAY_AUTH_TOKEN_PATH "
+        "names, or into RAY_AUTH_TOKEN"
+    )
+
+
+@contextlib.contextmanager
+def _without_overrides() -> Iterator[None]:
+    kept = {name: os.environ.pop(name) for name in OVERRIDES if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)

@@ -1,0 +1,264 @@
+"""Jobs and `--address auto` against a real head with token authentication, in processes and ports of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from affinity_service import Study
+from affinity_service.engine.session import ENVIRONMENT
+from affinity_service.version import provenance
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(420)]
+BIN = Path(sys.executable).parent
+
+MODULE = """
+import time
+import numpy as np
+import affinity_service
+from affinity_service import UserError
+from affinity_service.tasks import Suite
+
+print("package at", affinity_service.__file__, flush=True)
+
+def suite():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 5)).astype(np.float32)
+    return Suite.from_arrays(x, (x @ rng.normal(size=(5, 4)) + rng.normal(size=(300, 4)) > 0).astype(np.float32))
+
+def slow():
+    print("sleeping", flush=True)
+    time.sleep(600)
+"""
+SETTINGS = {
+    "data": {"source": "python", "function": "my_suite:suite"},
+    "model": {"hidden": [16]},
+    "base": {"epochs": 2, "batch_size": 32, "learning_rate": 0.01},
+    "gradients": {"dimension": 16, "shard_rows": 400},
+    "fits": {"subsets": 0, "sizes": [3, 3]},
+    "groups": {"k": 2},
+    "group_models": {"seeds": 1, "random_groupings": 0, "single_tasks": 0},
+}
+
+
+@dataclass(frozen=True)
+class Head:
+    """A cluster of one node. `environment` has its token, and finds it as `auto`."""
+
+    url: str
+    environment: dict[str, str]
+
+    def affinity(self, *arguments: object, **changes: str | None) -> subprocess.CompletedProcess:
+        """The command line; a changed variable that is None is unset."""
+        environment = {k: v for k, v in {**self.environment, **changes}.items() if v is not None}
+        command = [sys.executable, "-m", "affinity_service", *map(str, arguments)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+
+    def job(self, *arguments: object, **changes: str | None) -> subprocess.CompletedProcess:
+        return self.affinity(*arguments, "--address", self.url, **changes)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def clean(environment: Mapping[str, str]) -> dict[str, str]:
+    return {k: v for k, v in environment.items() if not k.startswith("RAY_") and k != "PYTHONDONTWRITEBYTECODE"}
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    # Short: a socket's path has at most 107 characters.
+    root = Path(tempfile.mkdtemp(prefix="aff", dir="/tmp"))
+    (root / "home").mkdir()
+    (root / "token").write_text(secrets.token_hex(32))
+    environment = {
+        **clean(os.environ),
+        "HOME": str(root / "home"),
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(root / "token"),
+        "RAY_TMPDIR": str(root / "ray"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    port = free_port()
+    names = ("port", "ray-client-server-port", "dashboard-agent-grpc-port", "metrics-export-port")
+    ports = [f"--{name}={free_port()}" for name in names]
+    options = [f"--dashboard-port={port}", "--dashboard-agent-listen-port=0", "--num-cpus=2", "--num-gpus=0"]
+    options += ["--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={root}/ray", "--block"]
+    log = (root / "head.log").open("w")
+    process = subprocess.Popen(
+        [str(BIN / "ray"), "start", "--head", *ports, *options],
+        env=environment,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/api/version", process, root / "head.log")
+        yield Head(f"http://127.0.0.1:{port}", environment)
+    finally:
+        _end(process)
+        log.close()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
+    """Until the dashboard asks for a token."""
+    end = time.monotonic() + 150
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=5)
+        except urllib.error.HTTPError as answer:
+            assert answer.code == 401
+            return
+        except OSError:
+            time.sleep(0.3)
+    pytest.fail(f"no head after 150 s:\n{log.read_text()}")
+
+
+def _end(process: subprocess.Popen) -> None:
+    """The head and whatever it started, jobs included, and nothing else."""
+    started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for child in started:
+        if child.is_running():  # not another process that got its number
+            child.kill()
+    psutil.wait_procs(started, timeout=10)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: a config and the module that it names."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "my_suite.py").write_text(MODULE)
+    write(folder, "small.yaml")
+    return folder
+
+
+def write(folder: Path, name: str, **sections: dict) -> Path:
+    (folder / name).write_text(yaml.safe_dump({**SETTINGS, **sections}))
+    return folder / name
+
+
+def test_a_study_begun_as_a_job_is_finished_by_a_run_on_the_same_cluster(head, project, tmp_path):
+    study = tmp_path / "study"
+    done = head.job("submit", project / "small.yaml", "--study", study, "--until", "gradients", "--follow", "--json")
+    assert done.returncode == 0, done.stderr
+    state = json.loads(done.stdout)
+    assert (state["status"], state["study"]) == ("SUCCEEDED", str(study))
+    assert state["ended"] >= state["started"] > 1.6e9
+    # The log went to standard error. The code is the submitter's, not what the cluster has installed.
+    for line in ("runtime_resources/py_modules_files", "INFO training: asks for 1 × (1 CPU)", "gradients: done in"):
+        assert line in done.stderr
+    assert Study.open(study).config.written_by == provenance()
+
+    told = head.job("status", state["id"], "--json")
+    assert json.loads(told.stdout) == state
+    assert head.job("status", state["id"]).stdout == f"{state['id']}: SUCCEEDED. {state['message']}\n"
+    assert "gradients: done in" in head.job("logs", state["id"]).stdout
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        ran = head.affinity("-v", "run", "small.yaml", "--study", study, "--address", "auto", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert sorted(map(len, json.loads(ran.stdout)["groups"]))
+    assert "gradients: found done" in ran.stderr
+    for stage in ("fits", "group_models", "report"):
+        assert f"{stage}: done in" in ran.stderr
+
+
+def test_workers_on_a_running_cluster_get_our_variables_and_code_and_no_gpu_unasked(head):
+    script = """
+import json, os, ray
+from affinity_service.engine.session import ENVIRONMENT, connected
+
+@ray.remote
+def seen():
+    import affinity_service
+    return {**{name: os.environ.get(name) for name in [*ENVIRONMENT, "CUDA_VISIBLE_DEVICES"]},
+            "file": affinity_service.__file__}
+
+with connected("auto"):
+    print(json.dumps(ray.get(seen.remote())))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=head.environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert "runtime_resources/py_modules_files" in seen.pop("file")
+    assert seen == {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_a_run_that_finds_no_place_is_refused(head, project, tmp_path):
+    config = write(project, "wide.yaml", data={"source": "yeast"}, resources={"cpus": 64})
+    done = head.affinity("run", config, "--study", tmp_path / "study", "--address", "auto")
+    assert done.returncode == 2
+    assert "training asks for 1 × (64 CPU) at once; the cluster's nodes have 1 × (2 CPU)" in done.stderr
+    assert "resources.wait" in done.stderr
+
+
+def test_a_failed_job_says_what_the_user_can_change(head, project, tmp_path):
+    config = write(project, "gone.yaml", data={"source": "parquet", "path": "/nowhere/x.parquet"})
+    done = head.job("submit", config, "--study", tmp_path / "study", "--follow")
+    assert done.returncode == 1
+    assert "/nowhere/x.parquet" in done.stdout
+    assert ": FAILED. " in done.stdout.splitlines()[-1]
+
+
+def test_cancel_stops_a_job_and_says_so_again(head, project, tmp_path):
+    config = write(project, "slow.yaml", data={"source": "python", "function": "my_suite:slow"})
+    job = json.loads(head.job("submit", config, "--study", tmp_path / "study", "--json").stdout)["id"]
+    end = time.monotonic() + 90
+    while "sleeping" not in (log := head.job("logs", job).stdout) and time.monotonic() < end:
+        time.sleep(0.5)
+    assert "sleeping" in log
+    for _ in range(2):
+        done = head.job("cancel", job, "--json")
+        assert json.loads(done.stdout)["status"] == "STOPPED", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"RAY_AUTH_MODE": None}, "Unauthorized: Missing authentication token. Set RAY_AUTH_MODE=token"),
+        ({"RAY_AUTH_TOKEN": "wrong"}, "Forbidden: Invalid authentication token. Set RAY_AUTH_MODE=token"),
+        # Ray would quietly ask there instead of where it was told to.
+        ({"RAY_ADDRESS": "http://127.0.0.1:9"}, "no job `nobody` at http://127.0.0.1:"),
+    ],
+)
+def test_no_token_a_wrong_token_and_an_unknown_job(head, changes, message):
+    done = head.job("status", "nobody", **changes)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+
+
+def test_a_cluster_that_does_not_answer(head):
+    done = head.affinity("status", "nobody", "--address", f"http://127.0.0.1:{free_port()}")
+    assert done.returncode == 2
+    assert "no Ray cluster answers there" in done.stderr
