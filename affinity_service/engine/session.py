@@ -74,11 +74,14 @@ def _join(address: str) -> None:
     try:
         ray.init(address, logging_level=logging.WARNING, log_to_driver=False, runtime_env=environment)
     except ConnectionError as error:
-        where = "no Ray cluster was found on this machine" if address == "auto" else "it does not let us in"
+        if "Could not find" in str(error):
+            raise UserError(
+                f"--address {address}: no Ray cluster runs on this machine; start one with `ray start --head`, leave "
+                "--address out for a local Ray, or name a cluster as HOST:PORT"
+            ) from error
         raise UserError(
-            f"--address {address}: {where} ({error}); `ray start --head` starts one, and one with token "
-            "authentication needs RAY_AUTH_MODE=token and its token in ~/.ray/auth_token, RAY_AUTH_TOKEN_PATH or "
-            "RAY_AUTH_TOKEN"
+            f"--address {address}: {error}; a cluster with token authentication needs RAY_AUTH_MODE=token and its "
+            "token in ~/.ray/auth_token, RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN"
         ) from error
 
 

@@ -36,7 +36,8 @@ def with_labels(source: ArffSource, attributes: Sequence[str]) -> ArffSource:
     if source.labels is None:
         return source
     labels = read_labels(source.labels)
-    unknown = [name for name in labels if name not in set(attributes)]
+    known = set(attributes)
+    unknown = [name for name in labels if name not in known]
     if unknown:
         raise UserError(
             f"{source.labels}: {len(unknown)} of {len(labels)} labels are not attributes of {source.path}, "
@@ -46,8 +47,9 @@ def with_labels(source: ArffSource, attributes: Sequence[str]) -> ArffSource:
     for name in tasks:
         if name not in labels:
             raise UserError(f"{source.labels}: task `{name}` is not among its {len(labels)} labels")
-    kept = {*tasks, *source.leave_out}
-    rest = [name for name in labels if name not in kept and name not in (source.features or ())]
+    features = [source.features] if isinstance(source.features, str) else source.features or []
+    kept = {*tasks, *source.leave_out, *features}
+    rest = [name for name in labels if name not in kept]
     return source.model_copy(update={"tasks": tasks, "leave_out": [*source.leave_out, *rest]})
 
 

@@ -94,7 +94,10 @@ def test_missing_values(tmp_path):
         (lambda text: text.replace("numeric", "integer").replace("1.000,", "nan,"), "example 7, feature `size`"),
         (lambda text: text.replace("1.000,", "nan,"), "example 7, feature `size`: missing or NaN"),
         (lambda text: text.replace("1.000,", "1e60,"), "example 7, feature `size`: infinite"),
-        (lambda text: text.replace("size\tnumeric", "size string"), "column `size` must hold numbers, found numbers written as text"),
+        (
+            lambda text: text.replace("size\tnumeric", "size string"),
+            "column `size` must hold numbers, found numbers written as text",
+        ),
     ],
 )
 def test_syntax_errors_name_the_file_and_the_line(tmp_path, mutate, message):
