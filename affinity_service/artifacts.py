@@ -7,6 +7,7 @@ shows a file only once it is closed. A stage is done when its manifest, written 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -25,6 +26,8 @@ from pyarrow import fs
 from affinity_service.errors import UserError
 
 SCHEMA_VERSION = 1
+# What a user can mend about the place that a study lies in.
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
 
 def fingerprint(content: Any) -> str:
@@ -90,7 +93,31 @@ class StudyFolder:
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[pa.NativeFile]:
-        """An output stream whose file appears under `name` only when the block ends without an error."""
+        """An output stream whose file appears under `name` only when the block ends without an error.
+
+        Raises
+        ------
+        UserError
+            The storage is full, read-only or closed to this user.
+        """
+        with self.naming_storage_errors(name), self._writing(name) as stream:
+            yield stream
+
+    @contextlib.contextmanager
+    def naming_storage_errors(self, name: str) -> Iterator[None]:
+        """Turn what a user can mend about the storage into a UserError that names the file."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _STORAGE_ERRORS:
+                raise
+            raise UserError(
+                f"study {self.root}: `{name}` cannot be written: {os.strerror(error.errno)}; make room or access, or "
+                "give another --study folder; what is finished is kept and the same command continues"
+            ) from error
+
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[pa.NativeFile]:
         if not self.is_local:
             # Closing a stream to an object store publishes it, also after an error: upload only what is whole.
             with tempfile.NamedTemporaryFile() as scratch:

@@ -51,7 +51,9 @@ def _refusal(folder: StudyFolder, holder: dict[str, Any]) -> UserError:
 def _file_lock(folder: StudyFolder) -> Iterator[None]:
     """The kernel gives the lock up with the process, however it ends."""
     path = Path(folder.root, LOCK)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with folder.naming_storage_errors(LOCK):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     with path.open("a+") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -77,8 +77,10 @@ class LinearizedEstimator:
     def estimate(self, subsets: Sequence[Sequence[int]]) -> SubsetEstimates:
         """Raises UserError for a subset that names an unknown task, repeats one, or is empty."""
         chosen = [tuple(int(t) for t in subset) for subset in subsets]
-        fit = solve_subsets(*self._train, chosen, self.l2, kinds=self.kinds)
-        evaluated = predicted_losses(*self._validation, fit.weights, chosen, kinds=self.kinds)
+        features, margins, targets, task_of_row = self._train
+        fit = solve_subsets(features, margins, targets, task_of_row, chosen, self.l2, kinds=self.kinds)
+        features, margins, targets, task_of_row = self._validation
+        evaluated = predicted_losses(features, margins, targets, task_of_row, fit.weights, chosen, kinds=self.kinds)
         ends = np.cumsum([len(subset) for subset in chosen])[:-1]
         return SubsetEstimates(
             subsets=chosen,

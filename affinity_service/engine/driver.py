@@ -84,6 +84,7 @@ def run_study(
     if until not in (names := [stage.name for stage in STAGES]):
         raise UserError(f"unknown stage `{until}`; the stages are {', '.join(names)}")
     suite = load_suite(config.data)
+    _check_fit_for(config, suite)
     identities = {"suite": suite.content_hash}
     with contextlib.ExitStack() as stack:
         stack.enter_context(driver_lock(folder))
@@ -103,6 +104,13 @@ def run_study(
             identities[stage.name] = manifest["identity"]
             if stage.name == until:
                 break
+
+
+def _check_fit_for(config: Config, suite: Suite) -> None:
+    """What the schema cannot know without the data, before hours of work end in it."""
+    k, tasks = config.groups.k, len(suite.tasks)
+    if k != "auto" and k > tasks:
+        raise UserError(f"groups.k is {k}, but the suite has {tasks} tasks; expected 1 … {tasks} or auto")
 
 
 def _fingerprint(stage: Stage, config: Config, identities: dict[str, str]) -> str:

@@ -17,9 +17,7 @@ _FEWEST_KICKS = 20
 _PROVED = 1e-7
 
 
-def rounded(
-    matrix: Floats, relaxed: Floats | None, symmetric: Floats, k: int, seed: int, upper: float
-) -> Labels:
+def rounded(matrix: Floats, relaxed: Floats | None, symmetric: Floats, k: int, seed: int, upper: float) -> Labels:
     """The best of several partitions, each polished by local moves, then kicked about unless proved optimal.
 
     Candidates: k-means on the leading eigenvectors of X, average linkage on X, greedy merging on X and on the

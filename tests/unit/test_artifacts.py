@@ -1,4 +1,5 @@
 import os
+import subprocess
 from pathlib import Path
 
 import pyarrow as pa
@@ -6,6 +7,7 @@ import pytest
 
 from affinity_service.artifacts import StudyFolder, fingerprint
 from affinity_service.errors import UserError
+from affinity_service.lock import driver_lock
 from affinity_service.tables import read_table, write_table
 
 
@@ -90,13 +92,18 @@ def test_broken_json_and_tables_are_named(folder):
         read_table(folder, "t.parquet")
 
 
-def test_a_remote_filesystem_serves_and_shows_nothing_half(folder):
+def test_a_remote_filesystem_serves_and_shows_nothing_half():
     remote = StudyFolder.at("mock:///bucket/study")
     assert not remote.is_local
     remote.begin("fits", "f1", ("fits/",))
-    with pytest.raises(RuntimeError), remote.writing("fits/half") as stream:
-        stream.write(b"half")
-        raise RuntimeError
+
+    def interrupted():
+        with remote.writing("fits/half") as stream:
+            stream.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     remote.write_bytes("fits/a", b"x" * 10)
     assert remote.list("fits/") == ["fits/a"]
     finish(remote, "f1")
@@ -111,3 +118,30 @@ def test_a_file_uri_is_a_local_folder(tmp_path):
 def test_an_unknown_storage_is_named():
     with pytest.raises(UserError, match="nosuch://x: not a storage"):
         StudyFolder.at("nosuch://x").exists("a")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_and_a_read_only_disk_are_named_and_keep_what_is_there(small_disk):
+    folder = StudyFolder.at(small_disk / "study")
+    folder.write_bytes("kept", b"x" * 1000)
+    with pytest.raises(UserError, match=r"`big` cannot be written: No space left on device; make room"):
+        folder.write_bytes("big", b"x" * 100_000)
+    assert folder.list("") == ["kept"]
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with (
+        pytest.raises(UserError, match=r"`driver.lock` cannot be written: Read-only file system"),
+        driver_lock(StudyFolder.at(small_disk / "other")),
+    ):
+        pass
+    assert folder.read_bytes("kept") == b"x" * 1000

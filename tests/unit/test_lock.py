@@ -14,9 +14,9 @@ from affinity_service.lock import driver_lock
 @pytest.mark.parametrize("root", ["{tmp}/study", "mock:///bucket/study"])
 def test_the_second_driver_is_refused_and_told_who_holds_the_study(root, tmp_path):
     folder = StudyFolder.at(root.format(tmp=tmp_path))
-    with driver_lock(folder):
-        with pytest.raises(UserError, match=f"being run by process {os.getpid()} on "), driver_lock(folder):
-            pass
+    refused = pytest.raises(UserError, match=f"being run by process {os.getpid()} on ")
+    with driver_lock(folder), refused, driver_lock(folder):
+        pass
     with driver_lock(folder):
         pass
 

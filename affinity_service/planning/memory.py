@@ -1,0 +1,145 @@
+"""Bytes per stage: main memory summed over the driver and all Ray processes, one GPU's memory, the study's disk.
+
+Proportional set sizes, as engine/memory.py measures them. What is constant was read off the processes of finished runs
+(Ray 2.60, torch 2.13 without CUDA, Python 3.11, two cores).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from affinity_service.config import Config
+from affinity_service.planning.flops import REFERENCE_ROWS
+from affinity_service.planning.machine import Machine
+from affinity_service.planning.workload import Subsets, Workload, expected_groups, group_trainings
+
+MB = 1 << 20
+# Raylet, control store, dashboard, agents, log monitor.
+RAY_DAEMONS = 600 * MB
+# A process that Ray keeps ready, one per core.
+RAY_READY = 43 * MB
+# The driver: torch, Ray, pyarrow, pandas.
+DRIVER = 360 * MB
+# A worker that has imported torch and a stage; shared pages are split among the processes.
+WORKER = 320 * MB
+# Ray Train's controller and its helpers while a training runs, and what of it stays as long as Ray does.
+TRAIN_HELPERS = 910 * MB
+TRAIN_REMAINS = 500 * MB
+# An import of CUDA and its context: in main memory and on the GPU.
+CUDA_HOST = 2000 * MB
+CUDA_CONTEXT = 600 * MB
+# float32 numbers kept per parameter: weight, gradient, two moments, the best weights and moments, the copies for
+# a checkpoint; in a stack: weight, gradient, two moments, best, temporaries of the optimizer.
+TRAINING_COPIES = 9
+STACK_COPIES = 11
+# Times the features that a fit worker comes to hold: its tensors, the blocks, and what the allocator keeps.
+FIT_COPIES = 4.5
+FIT_OVERHEAD = 60 * MB
+GPU_FIT_COPIES = 3
+# Of gradients/reductions/rademacher.py: entries of the sign matrix alive at a time, and kept between batches.
+SIGN_CHUNK = 1 << 22
+SIGN_CACHE = 1 << 26
+# Bytes of a row of the feature store beside its features; rows of a fit table beside its weights.
+STORE_COLUMNS = 25
+VALIDATION_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Largest at one moment: in main memory, on one GPU, and what stays on the study's disk."""
+
+    memory: float
+    gpu: float = 0.0
+    disk: float = 0.0
+
+
+def base_model_bytes(config: Config, work: Workload, machine: Machine, workers: int) -> Bytes:
+    """Ranks share the batch; ZeRO splits moments (1), gradients (2) and weights (3) among them."""
+    copies = {0: 4.0, 1: 2 + 2 / workers, 2: 1 + 3 / workers, 3: 4 / workers}[config.base.zero_stage]
+    state = 4 * work.parameters * (TRAINING_COPIES - 4 + copies)
+    batch = max(config.base.batch_size // workers // config.base.accumulation, min(VALIDATION_CHUNK, work.rows[1]))
+    own = state + 3 * 4 * batch * work.activations
+    held = TRAIN_HELPERS + workers * (WORKER + own)
+    gpu = 4 * work.parameters * copies + 3 * 4 * batch * work.activations
+    return _bytes(machine, work, held, workers, gpu, 8 * work.parameters)
+
+
+def gradient_bytes(config: Config, work: Workload, machine: Machine, workers: int) -> Bytes:
+    settings, d = config.gradients, work.dimension(config)
+    rows = min(settings.shard_rows, work.labels)
+    batch = min(settings.batch_rows, rows)
+    shard = 3 * rows * (4 * d + STORE_COLUMNS)
+    if settings.reduction == "exact":
+        reduction, on_gpu = 0.0, 4.0 * batch * d * 3
+    else:
+        entries = work.parameters * d
+        reduction = 4.0 * (entries if entries <= SIGN_CACHE else min(entries, SIGN_CHUNK))
+        on_gpu = 2 * 4 * (batch * min(work.parameters, SIGN_CHUNK / d) + batch * d) + reduction
+    own = 4 * work.parameters * 2 + 3 * 4 * batch * work.activations
+    held = TRAIN_REMAINS + workers * (WORKER + own + shard + reduction + on_gpu + 13 * work.labels)
+    return _bytes(machine, work, held, workers, own + on_gpu, work.labels * (4 * d + STORE_COLUMNS))
+
+
+def fit_bytes(config: Config, work: Workload, machine: Machine, workers: int) -> Bytes:
+    """The features once in the object store, and copies of them in every worker."""
+    subsets, d = Subsets.of(config, work.tasks), work.dimension(config)
+    stored = work.labels * (4 * d + STORE_COLUMNS)
+    held = TRAIN_REMAINS + stored + workers * (WORKER + _fit_heap(config, work))
+    gpu = GPU_FIT_COPIES * stored + 2 * _curvature(config, work) + 3 * 4 * (1 << 26)
+    return _bytes(machine, work, held, workers, gpu, subsets.count * (4 * d + 60) + 20 * subsets.memberships)
+
+
+def analysis_bytes(config: Config, work: Workload, machine: Machine, fit_workers: int) -> Bytes:
+    """Affinity, groups, report: the driver alone works, beside the idle workers of the fits."""
+    idle = fit_workers * (WORKER + _idle_heap(config, work))
+    subsets = Subsets.of(config, work.tasks)
+    own = 200 * subsets.memberships + 100 * work.tasks**2
+    return _bytes(machine, work, TRAIN_REMAINS + idle + own, 0, 0, 30 * subsets.memberships + 60 * work.tasks**2)
+
+
+def group_model_bytes(
+    config: Config, work: Workload, machine: Machine, workers: int, fit_workers: int, stacked: bool
+) -> Bytes:
+    groups = expected_groups(config, work.tasks)
+    kept = 4 * work.parameters * groups * (1 + config.group_models.seeds)
+    if not stacked:
+        one = base_model_bytes(config, work, machine, config.base.workers)
+        return Bytes(one.memory + (workers - 1) * (one.memory - _common(machine, work)), one.gpu, kept)
+    runs = sum(number for _, number in group_trainings(config.group_models, work.tasks, groups))
+    models = min(config.group_models.models_per_trial, runs)
+    batch = max(config.base.batch_size, min(2048, work.rows[1]))
+    stack = 4 * models * (STACK_COPIES * work.parameters + 3 * batch * work.activations)
+    # Ray keeps a process per core: those that no trial takes still hold what the fits left in them.
+    idle = max(0, min(machine.cores, fit_workers) - workers) * (WORKER + _idle_heap(config, work))
+    held = TRAIN_REMAINS + idle + workers * (WORKER + stack)
+    return _bytes(machine, work, held, workers, stack + work.suite_bytes, kept)
+
+
+def _fit_heap(config: Config, work: Workload) -> float:
+    d = work.dimension(config)
+    sample = 4 * d * min(sum(work.train), max(16 * work.tasks, REFERENCE_ROWS * d))
+    features = 4 * work.labels * d
+    return FIT_COPIES * features + 3 * sample + 2 * _curvature(config, work) + FIT_OVERHEAD
+
+
+def _idle_heap(config: Config, work: Workload) -> float:
+    """What a fit worker has not given back: measured as most of its largest size."""
+    return 0.8 * _fit_heap(config, work)
+
+
+def _curvature(config: Config, work: Workload) -> float:
+    """Of all tasks in one tile, as matrices or as weights of the rows."""
+    d, rows = work.dimension(config), sum(work.train)
+    return 4.0 * (work.tasks * d * d if d * work.tasks <= 2 * rows else rows + d * d)
+
+
+def _common(machine: Machine, work: Workload) -> float:
+    # The suite lies in the driver, once in the object store, and in pieces elsewhere.
+    return RAY_DAEMONS + machine.cores * RAY_READY + DRIVER + 3 * work.suite_bytes
+
+
+def _bytes(machine: Machine, work: Workload, held: float, workers: int, gpu: float, disk: float) -> Bytes:
+    total = _common(machine, work) + held
+    if not machine.gpus or not workers:
+        return Bytes(total, 0.0, disk)
+    return Bytes(total + workers * CUDA_HOST, gpu + CUDA_CONTEXT, disk)

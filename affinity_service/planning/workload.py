@@ -1,0 +1,137 @@
+"""The counts that all costs follow from: rows, tasks, labels, layers, subsets, trainings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from affinity_service.config import Config, GroupModelConfig, TrainConfig
+from affinity_service.tasks.suite import SPLITS, TRAIN, VALIDATION, Suite
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A suite and a model, by size.
+
+    Attributes
+    ----------
+    examples, inputs : examples of all splits, and numbers that one of them has.
+    rows : examples per split that have a label for at least one task.
+    train, validation : labels per task.
+    outputs : columns of each task's head.
+    hidden : widths of the shared layers.
+    """
+
+    examples: int
+    inputs: int
+    rows: tuple[int, int, int]
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
+    outputs: tuple[int, ...]
+    hidden: tuple[int, ...]
+
+    @classmethod
+    def of(cls, config: Config, suite: Suite) -> Workload:
+        observed = suite.observed
+        per_split = [observed[suite.split == code] for code in range(len(SPLITS))]
+        train, validation, test = (int(labels.any(axis=1).sum()) for labels in per_split)
+        return cls(
+            examples=len(suite),
+            inputs=math.prod(suite.inputs.shape[1:]),
+            rows=(train, validation, test),
+            train=tuple(int(n) for n in per_split[TRAIN].sum(axis=0)),
+            validation=tuple(int(n) for n in per_split[VALIDATION].sum(axis=0)),
+            outputs=tuple(task.outputs for task in suite.tasks),
+            hidden=tuple(config.model.hidden),
+        )
+
+    @property
+    def tasks(self) -> int:
+        return len(self.outputs)
+
+    @property
+    def labels(self) -> int:
+        """Rows of the feature store: labels of training and validation examples."""
+        return sum(self.train) + sum(self.validation)
+
+    @property
+    def body(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of each shared layer."""
+        return list(zip((self.inputs, *self.hidden), self.hidden, strict=False))
+
+    @property
+    def body_parameters(self) -> int:
+        return sum((m + 1) * n for m, n in self.body)
+
+    @property
+    def head_parameters(self) -> float:
+        """Of one task, on average."""
+        return (self.hidden[-1] + 1) * sum(self.outputs) / self.tasks
+
+    @property
+    def parameters(self) -> int:
+        return self.body_parameters + (self.hidden[-1] + 1) * sum(self.outputs)
+
+    @property
+    def activations(self) -> int:
+        """Numbers per example that a forward pass keeps or that its losses make."""
+        return self.inputs + 3 * sum(self.hidden) + 8 * sum(self.outputs)
+
+    @property
+    def suite_bytes(self) -> int:
+        return 4 * self.examples * (self.inputs + self.tasks)
+
+    def rows_of(self, tasks: int, split: int) -> float:
+        """Examples of a split with a label for at least one of so many tasks, were labels missing at random."""
+        labels = self.train if split == TRAIN else self.validation
+        present = sum(labels) / max(1, self.tasks * self.rows[split])
+        return max(1.0, self.rows[split] * (1 - (1 - min(1.0, present)) ** tasks))
+
+    def dimension(self, config: Config) -> int:
+        """Numbers per stored gradient."""
+        return self.parameters if config.gradients.reduction == "exact" else config.gradients.dimension
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """How many subsets are fitted, and how many (subset, task in it) they make."""
+
+    count: int
+    memberships: int
+
+    @classmethod
+    def of(cls, config: Config, tasks: int) -> Subsets:
+        """Singles, pairs and the larger ones, of which no more are drawn than exist."""
+        low, high = (min(size, tasks) for size in config.fits.sizes)
+        exist = sorted((math.comb(tasks, size), size) for size in range(max(3, low), high + 1))
+        count, memberships, left = tasks + math.comb(tasks, 2), tasks**2, config.fits.subsets
+        for place, (number, size) in enumerate(exist):
+            taken = min(number, left // (len(exist) - place))
+            count, memberships, left = count + taken, memberships + taken * size, left - taken
+        return cls(count, memberships)
+
+
+def fewest_epochs(train: TrainConfig) -> int:
+    return min(train.epochs, train.patience + 1)
+
+
+def expected_epochs(train: TrainConfig) -> float:
+    """Early stopping ends anywhere between the fewest and the most; their geometric middle is never off by more than
+    the root of their ratio."""
+    return math.sqrt(fewest_epochs(train) * train.epochs)
+
+
+def expected_groups(config: Config, tasks: int) -> int:
+    """What `k: auto` may come to; known only after the grouping."""
+    k = config.groups.k
+    return min(tasks, round(math.sqrt(tasks)) if k == "auto" else k)
+
+
+def group_trainings(config: GroupModelConfig, tasks: int, groups: int) -> list[tuple[float, int]]:
+    """(tasks per model, models): the groups, all tasks jointly, tasks alone, random groups; every seed."""
+    kinds = [
+        (tasks, 1),
+        (tasks / groups, groups * (1 + config.random_groupings)),
+        (1.0, min(tasks, config.single_tasks)),
+    ]
+    return [(size, number * config.seeds) for size, number in kinds if number]
