@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: install demo test lint format bench clean
+.PHONY: install demo test faults lint format bench bench-gpu clean
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
@@ -29,8 +29,15 @@ format: install
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format .
 
+# The fault tests of `make test`, five times each.
+faults: install
+	FAULT_REPEATS=5 $(PYTEST) tests/faults
+
 bench: install
 	@for b in tests/benchmarks/*.py; do echo; echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+bench-gpu: install
+	$(BIN)/python tests/benchmarks/gpu.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -81,14 +81,18 @@ class LinearizedEstimator:
         fit = solve_subsets(features, margins, targets, task_of_row, chosen, self.l2, kinds=self.kinds)
         features, margins, targets, task_of_row = self._validation
         evaluated = predicted_losses(features, margins, targets, task_of_row, fit.weights, chosen, kinds=self.kinds)
+        losses = _numpy(evaluated.loss).astype(np.float64)
+        errors = _numpy(evaluated.standard_error).astype(np.float64)
+        # A single validation example tells no spread: an error as large as the loss itself claims nothing.
+        errors = np.where(np.isnan(errors), np.abs(losses), errors)
         ends = np.cumsum([len(subset) for subset in chosen])[:-1]
         return SubsetEstimates(
             subsets=chosen,
             weights=_numpy(fit.weights).astype(np.float32),
             converged=_numpy(fit.converged),
             iterations=_numpy(fit.iterations).astype(np.int64),
-            losses=np.split(_numpy(evaluated.loss).astype(np.float64), ends),
-            standard_errors=np.split(_numpy(evaluated.standard_error).astype(np.float64), ends),
+            losses=np.split(losses, ends),
+            standard_errors=np.split(errors, ends),
         )
 
 

@@ -14,7 +14,7 @@ from affinity_service.fitting.blocks import Layout, TaskBlock, evaluate
 from affinity_service.fitting.curvature import TaskModels
 from affinity_service.fitting.problem import Members
 
-_PAIRS = 8
+_PAIRS = 16
 _ARMIJO = 1e-4
 # Steps whose expected decrease is below this share of the value are judged by slopes (approximate Wolfe conditions,
 # Hager & Zhang 2005), which also spares the logarithms.

@@ -15,7 +15,7 @@ from affinity_service.fitting.newton import newton_fit
 from affinity_service.fitting.problem import Array, Members, Rows, check_l2, check_rows, check_subsets
 from affinity_service.fitting.products import full_precision
 
-TOLERANCE = 1e-5
+TOLERANCE = 2e-5
 DEFAULT_MEMORY = 256 << 20
 _PASSES = {torch.float32: 120, torch.float64: 200}
 _LARGEST_TILE = 2048

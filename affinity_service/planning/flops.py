@@ -1,4 +1,4 @@
-"""Floating-point operations per stage, as `timings.json` counts them: matrix products, a multiply and an add are two."""
+"""Floating-point operations per stage as `timings.json` counts them: of matrix products, two per multiply and add."""
 
 from __future__ import annotations
 

@@ -1,0 +1,163 @@
+"""The plan of a study: one row per stage, before anything starts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from affinity_service.config import Config
+from affinity_service.planning import flops, memory, seconds
+from affinity_service.planning.machine import Machine
+from affinity_service.planning.workload import Workload, expected_epochs, expected_groups, fewest_epochs
+
+# As engine/group_models.py decides.
+STACKABLE_PARAMETERS = 2_000_000
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage is expected to take.
+
+    Attributes
+    ----------
+    seconds, most_seconds : expected, and if no training stopped early.
+    bytes : peak of the main memory, summed over the driver and all Ray processes.
+    disk_bytes : what the stage adds to the study folder.
+    gpu_bytes : on the GPU of one worker; 0 where there is none.
+    """
+
+    name: str
+    seconds: float
+    most_seconds: float
+    flops: float
+    bytes: int
+    disk_bytes: int
+    gpu_bytes: int
+    workers: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows in the order of the run. `start_seconds` is Ray's start before the first; `epochs` are (fewest, expected,
+    most) per training."""
+
+    name: str
+    stages: tuple[StagePlan, ...]
+    start_seconds: float
+    epochs: tuple[int, float, int]
+    groups: int
+    config: Config
+    work: Workload
+    machine: Machine
+
+    @property
+    def total_seconds(self) -> float:
+        return self.start_seconds + sum(stage.seconds for stage in self.stages)
+
+    @property
+    def most_seconds(self) -> float:
+        return self.start_seconds + sum(stage.most_seconds for stage in self.stages)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `affinity plan --json` prints."""
+        fewest, expected, most = self.epochs
+        return {
+            "name": self.name,
+            "stages": [asdict(stage) for stage in self.stages],
+            "total": {
+                "seconds": self.total_seconds,
+                "most_seconds": self.most_seconds,
+                "flops": sum(stage.flops for stage in self.stages),
+                "bytes": max(stage.bytes for stage in self.stages),
+                "disk_bytes": sum(stage.disk_bytes for stage in self.stages),
+                "gpu_bytes": max(stage.gpu_bytes for stage in self.stages),
+            },
+            "start_seconds": self.start_seconds,
+            "assumptions": {"epochs": {"fewest": fewest, "expected": expected, "most": most}, "groups": self.groups},
+            "machine": {key: value for key, value in asdict(self.machine).items() if key != "rates"},
+        }
+
+
+def plan_study(config: Config, work: Workload, machine: Machine) -> Plan:
+    """Costs of every stage; arithmetic only. The seconds are as good as ``machine.rates``, see ``calibrate``."""
+    train, tasks = config.base, work.tasks
+    places = machine.places(config.resources.cpus)
+    gradient_workers = min(config.gradients.workers, places, math.ceil(work.labels / config.gradients.shard_rows))
+    tiles = math.ceil(memory.Subsets.of(config, tasks).count / config.fits.tile)
+    fit_workers = min(config.fits.workers, places, tiles)
+    groups, stacked = expected_groups(config, tasks), trains_stacked(config, work)
+    runs = sum(n for _, n in flops.group_trainings(config.group_models, tasks, groups))
+    trials = math.ceil(runs / config.group_models.models_per_trial)
+    together = 1 if stacked else train.workers
+    trial_workers = max(1, min(config.group_models.workers, places // together, trials))
+
+    expected, most = expected_epochs(train), float(train.epochs)
+    # A stack trains until the last of its models has stopped, which is later than one of them is expected to.
+    last = math.sqrt(expected * most) if stacked else expected
+
+    def row(
+        name: str, workers: int, held: memory.Bytes, work_flops: float, time: float, longest: float | None = None
+    ) -> StagePlan:
+        longest = time if longest is None else longest
+        return StagePlan(
+            name, time, longest, work_flops, int(held.memory), int(held.disk), int(held.gpu), max(1, workers)
+        )
+
+    idle = memory.analysis_bytes(config, work, machine, fit_workers)
+    small = memory.Bytes(idle.memory, 0.0, 20_000 + 2_000 * tasks)
+    base = (config, work, machine)
+    stages = (
+        row(
+            "base_model",
+            train.workers,
+            memory.base_model_bytes(*base, train.workers),
+            flops.base_model_flops(config, work, expected),
+            seconds.base_model_seconds(*base, expected, train.workers),
+            seconds.base_model_seconds(*base, most, train.workers),
+        ),
+        row(
+            "gradients",
+            gradient_workers,
+            memory.gradient_bytes(*base, gradient_workers),
+            flops.gradient_flops(config, work),
+            seconds.gradient_seconds(*base, gradient_workers),
+        ),
+        row(
+            "fits",
+            fit_workers,
+            memory.fit_bytes(*base, fit_workers),
+            flops.fit_flops(config, work),
+            seconds.fit_seconds(*base, fit_workers),
+        ),
+        row("affinity", 1, idle, flops.affinity_flops(config, work), seconds.affinity_seconds(*base)),
+        row("groups", 1, small, 0.0, seconds.group_seconds(*base)),
+        row(
+            "group_models",
+            trial_workers,
+            memory.group_model_bytes(*base, trial_workers, fit_workers, stacked),
+            flops.group_model_flops(config, work),
+            seconds.group_model_seconds(*base, last, trial_workers, stacked),
+            seconds.group_model_seconds(*base, most, trial_workers, stacked),
+        ),
+        row("report", 1, small, 0.0, seconds.report_seconds(machine)),
+    )
+    return Plan(
+        name=config.name,
+        stages=stages,
+        start_seconds=seconds.start_seconds(machine),
+        epochs=(fewest_epochs(train), expected, train.epochs),
+        groups=groups,
+        config=config,
+        work=work,
+        machine=machine,
+    )
+
+
+def trains_stacked(config: Config, work: Workload) -> bool:
+    """Whether group models are small plain loops in one process rather than trainings through Ray Train."""
+    wish = config.group_models.trainer
+    if wish != "auto":
+        return wish == "batched"
+    small = work.parameters <= STACKABLE_PARAMETERS
+    return config.base.workers == 1 and config.base.precision == "fp32" and small

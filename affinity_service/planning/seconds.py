@@ -1,0 +1,157 @@
+"""Seconds per stage: start-ups of processes, which are constants of Ray, and work, from the rates of this machine.
+
+Start-ups were measured with little else running on two cores of an AMD EPYC (Ray 2.60, torch 2.13, DeepSpeed 0.19.8,
+warm disk cache); they are mostly imports, so they grow as Python is slower here.
+"""
+
+from __future__ import annotations
+
+import math
+
+from affinity_service.config import Config
+from affinity_service.planning.flops import (
+    FIT_PASSES,
+    FIT_PRODUCTS,
+    backward_flops,
+    base_model_flops,
+    fit_flops,
+    forward_flops,
+    gradient_flops,
+)
+from affinity_service.planning.machine import Machine
+from affinity_service.planning.memory import SIGN_CACHE
+from affinity_service.planning.workload import Subsets, Workload, expected_groups, group_trainings
+from affinity_service.tasks.sampling import steps_per_epoch
+from affinity_service.tasks.suite import TRAIN, VALIDATION
+
+# ray.init and the check of the nodes; counted before the first stage.
+RAY_START = 7.0
+# Placement, controller, imports of Ray Train and DeepSpeed in the workers, deepspeed.initialize; the end of the run.
+TRAIN_START = 17.0
+# A report with its checkpoint until Ray Train has consumed it (health poll of 0.2 s).
+EPOCH_REPORT = 0.35
+# A step of the DeepSpeed engine on a tiny model, and what each further worker adds through gloo.
+ENGINE_STEP = 0.006
+ENGINE_WORKER = 0.003
+# A pool of gradient actors, of fit workers, of Tune trials: until the first is at work, and the end.
+GRADIENT_START = 5.0
+FIT_START = 5.5
+TUNE_START = 10.0
+REPORT = 2.0
+AFFINITY, GROUPS = 0.15, 0.6
+# A step of stacked training in tiny operations (vmap, autograd, optimizer), and the elementwise operations it makes per
+# weight (the optimizer's passes over fresh memory) and per activation.
+STACK_OPERATIONS = 2500
+STACK_PER_WEIGHT = 120
+STACK_PER_ACTIVATION = 10
+# A product of stacked small matrices reaches so much of a large one's rate.
+STACK_RATE = 0.6
+# Of a fit's products, thin ones among them; of the outer products that the reduction multiplies.
+FIT_RATE = 0.2
+REDUCTION_RATE = 0.6
+# Operations that the FLOP counter watches cost more, in tiny operations.
+COUNTED = 30
+# float32 signs drawn per second, relative to elementwise operations.
+SIGN_ELEMENTS = 3
+BYTES_PER_SECOND = 3e8
+
+
+def base_model_seconds(config: Config, work: Workload, machine: Machine, epochs: float, workers: int) -> float:
+    rates, train = machine.rates, config.base
+    steps = steps_per_epoch(work.rows[TRAIN], train.batch_size) * train.accumulation
+    step = (ENGINE_STEP + ENGINE_WORKER * (workers - 1)) * rates.interpreter
+    step += 20 * work.parameters / rates.elements
+    products = base_model_flops(config, work, 1) / workers / (STACK_RATE * rates.gemm * _threads(config))
+    checkpoint = EPOCH_REPORT * rates.interpreter + 20 * work.parameters / BYTES_PER_SECOND
+    work_seconds = epochs * (steps * step + products + checkpoint)
+    return (TRAIN_START * rates.interpreter + work_seconds) / rates.share
+
+
+def gradient_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
+    rates, settings, d = machine.rates, config.gradients, work.dimension(config)
+    products = gradient_flops(config, work) / (REDUCTION_RATE * rates.gemm * _threads(config))
+    batches = math.ceil(work.labels / settings.batch_rows)
+    elements = work.labels * (3 * d + 6 * work.activations)
+    if settings.reduction == "rademacher":
+        elements += work.labels * work.body_parameters
+        # Signs beyond the cache are drawn again for every batch.
+        entries = work.parameters * d
+        elements += SIGN_ELEMENTS * entries * (workers if entries <= SIGN_CACHE else batches)
+    else:
+        elements += 4 * work.labels * d
+    operations = batches * (100 + 12 * len(work.body)) * COUNTED * rates.operation
+    written = work.labels * 4 * d / BYTES_PER_SECOND
+    busy = (products + elements / rates.elements + operations + written) / workers
+    return (GRADIENT_START * rates.interpreter + busy) / rates.share
+
+
+def fit_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
+    rates, d = machine.rates, work.dimension(config)
+    subsets = Subsets.of(config, work.tasks)
+    tiles = math.ceil(subsets.count / config.fits.tile)
+    products = fit_flops(config, work) / (FIT_RATE * rates.linear * _threads(config))
+    operations = tiles * FIT_PASSES * (FIT_PRODUCTS + 3) * (work.tasks + 15) * COUNTED * rates.operation
+    copies = tiles * 10 * work.labels * d / rates.elements
+    loading = 3 * work.labels * d * 4 / 1e9
+    # The last tiles leave workers without work.
+    waves = math.ceil(tiles / workers) / tiles
+    return (FIT_START * rates.interpreter + loading + (products + operations + copies) * waves) / rates.share
+
+
+def affinity_seconds(config: Config, work: Workload, machine: Machine) -> float:
+    memberships = Subsets.of(config, work.tasks).memberships
+    return (AFFINITY + 2e-5 * memberships) * machine.rates.interpreter / machine.rates.share
+
+
+def group_seconds(config: Config, work: Workload, machine: Machine) -> float:
+    """The semidefinite programme by SCS: 0.3 s for 50 tasks, 0.6 for 100, 3 for 200; `auto` also tries many k."""
+    tasks = work.tasks
+    programme = 0.3 * (tasks / 50) + 2.0 * (tasks / 200) ** 3 if config.groups.method == "sdp" else 0.0
+    choosing = 2.0 * (tasks / 50) ** 3 if config.groups.k == "auto" else 0.0
+    return (GROUPS + programme + choosing) * machine.rates.interpreter / machine.rates.share
+
+
+def group_model_seconds(
+    config: Config, work: Workload, machine: Machine, epochs: float, workers: int, stacked: bool
+) -> float:
+    """`epochs` of each training, or for a stack until the last of its models has stopped."""
+    rates, settings = machine.rates, config.group_models
+    trainings = group_trainings(settings, work.tasks, expected_groups(config, work.tasks))
+    runs = sum(models for _, models in trainings)
+    if not stacked:
+        one = base_model_seconds(config, work, machine, epochs, config.base.workers)
+        return TUNE_START * rates.interpreter / rates.share + math.ceil(runs / workers) * one
+    total, longest = 0.0, 0.0
+    for models, rows in _trials(config, work, trainings):
+        steps = steps_per_epoch(round(rows), config.base.batch_size)
+        validation = work.rows[VALIDATION] / config.base.batch_size / 3
+        seconds = epochs * (steps + validation) * _stack_step(config, work, machine, models)
+        total, longest = total + seconds, max(longest, seconds)
+    return (TUNE_START * rates.interpreter + max(longest, total / workers)) / rates.share
+
+
+def report_seconds(machine: Machine) -> float:
+    return REPORT * machine.rates.interpreter / machine.rates.share
+
+
+def start_seconds(machine: Machine) -> float:
+    return RAY_START * machine.rates.interpreter / machine.rates.share
+
+
+def _trials(config: Config, work: Workload, trainings: list[tuple[float, int]]) -> list[tuple[int, float]]:
+    """(models, examples of the one that sees most) per trial; models lie in the trials by falling number of tasks."""
+    size = config.group_models.models_per_trial
+    every = [work.rows_of(round(tasks), TRAIN) for tasks, models in trainings for _ in range(models)]
+    return [(len(part), max(part)) for part in (every[i : i + size] for i in range(0, len(every), size))]
+
+
+def _stack_step(config: Config, work: Workload, machine: Machine, models: int) -> float:
+    rates, batch = machine.rates, config.base.batch_size
+    products = models * batch * (forward_flops(work) + backward_flops(work)) / (STACK_RATE * rates.gemm)
+    elements = models * (STACK_PER_WEIGHT * work.parameters + STACK_PER_ACTIVATION * batch * work.activations)
+    return STACK_OPERATIONS * rates.operation + products / _threads(config) + elements / rates.elements
+
+
+def _threads(config: Config) -> int:
+    """Ray gives a worker as many threads as CPUs."""
+    return max(1, int(config.resources.cpus))
