@@ -74,6 +74,29 @@ def run(
 
 
 @app.command()
+def plan(
+    config: ConfigPath,
+    study: Annotated[str | None, typer.Option(help="Study folder; studies/<config name> by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run on this machine will take, or refuse what cannot fit; nothing is started or written."""
+    from affinity_service.artifacts import StudyFolder
+    from affinity_service.planning import feasible_plan
+    from affinity_service.planning.view import assumptions, plan_table
+    from affinity_service.tasks import load_suite
+
+    settings = _load(config)
+    expected = feasible_plan(
+        settings, load_suite(settings.data), StudyFolder.at(study or Path("studies", settings.name))
+    )
+    if as_json:
+        _print_json(expected.to_dict())
+    else:
+        out.print(plan_table(expected))
+        out.print(assumptions(expected), markup=False, highlight=False)
+
+
+@app.command()
 def predict(
     study: StudyPath,
     tasks: Annotated[str, typer.Option(help="Names separated by commas.")],

@@ -14,6 +14,7 @@ from affinity_service.config import Config
 from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.errors import UserError
 from affinity_service.lock import driver_lock
+from affinity_service.planning import refuse_if_too_large
 from affinity_service.reporter import Reporter
 from affinity_service.tasks import Suite, load_suite
 from affinity_service.version import provenance
@@ -89,12 +90,16 @@ def run_study(
     with contextlib.ExitStack() as stack:
         stack.enter_context(driver_lock(folder))
         _describe(config, folder, suite)
+        checked = address is not None  # a cluster's memory is not this machine's
         for stage in STAGES:
             wanted = _fingerprint(stage, config, identities)
             reporter.started(stage.name)
             if folder.is_done(stage.name, wanted):
                 reporter.finished(stage.name, 0.0, reused=True)
             else:
+                if not checked:
+                    refuse_if_too_large(config, suite, folder, stage.name, until)
+                    checked = True
                 if stage.on_ray:
                     _connect(stack, address, folder)
                 seconds = _run_stage(stage, wanted, config, folder, suite, reporter)

@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import ray
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from affinity_service.affinity import LinearizedEstimator
 from affinity_service.artifacts import StudyFolder
@@ -17,6 +16,7 @@ from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.placement import workers_with_room
 from affinity_service.engine.pool import TASK_RETRIES, map_unordered
 from affinity_service.engine.session import actor_options
+from affinity_service.evaluation.flops import flop_counter
 from affinity_service.fitting import subset_design
 from affinity_service.gradients.store import FeatureRows, FeatureStore
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Task
@@ -44,7 +44,7 @@ def fit_tile(
 ) -> dict[str, Any]:
     """Fit the subsets and write their tile; `first` is the number of the first one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         estimates = LinearizedEstimator(*rows, tasks, config.fits.l2, device).estimate(subsets)
     with folder.writing(tile_name(first // config.fits.tile)) as stream:
         pq.write_table(estimates.to_table(first), stream)

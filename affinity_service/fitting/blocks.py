@@ -177,7 +177,7 @@ class Layout:
         self.positions = pair_position.to(device)
         self.slot = slot.to(device)
         self.subset_of_slot = subset_of_slot.to(device)
-        self._buffers: tuple[Tensor, Tensor, list[tuple[int, Tensor, Tensor]]] | None = None
+        self._buffers: dict[torch.dtype, tuple[Tensor, Tensor, list[tuple[int, Tensor, Tensor]]]] = {}
         self.offsets = (torch.cumsum(members.size, 0) - members.size).to(device)
 
     def stack(self, x: Tensor) -> tuple[Tensor, list[tuple[int, Tensor, Tensor]]]:
@@ -186,15 +186,15 @@ class Layout:
         Returns a tensor (slots, d) for what is made of them, and per block its number, its weights (B, m, d) and
         its part of that tensor. The next call overwrites all: fresh tensors cost page faults of the order of a product.
         """
-        if self._buffers is None:
+        if x.dtype not in self._buffers:
             shape = (len(self.subset_of_slot), x.shape[1])
             stacked, out = x.new_empty(shape), x.new_empty(shape)
             views = [
                 (k, stacked[i : i + b * m].view(b, m, -1), out[i : i + b * m].view(b, m, -1))
                 for k, i, b, m in self._parts
             ]
-            self._buffers = (stacked, out, views)
-        stacked, out, views = self._buffers
+            self._buffers[x.dtype] = (stacked, out, views)
+        stacked, out, views = self._buffers[x.dtype]
         torch.index_select(x, 0, self.subset_of_slot, out=stacked)
         return out, views
 

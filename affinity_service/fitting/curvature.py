@@ -5,6 +5,8 @@ first step of every subset a Newton step that reads no example, and its curvatur
 ones: on two data sets it saved half of the passes over the examples against an expansion at w = 0.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ _REFERENCE_ROWS = 20  # rows of the sample per dimension
 _REFERENCE_STEPS = 8
 
 
-def reference_point(blocks: list[TaskBlock], l2: float) -> Tensor:
+def reference_point(blocks: Sequence[TaskBlock], l2: float) -> Tensor:
     """Minimiser (d,) of the mean over all tasks on a sample of their rows, to a few per cent."""
     d = blocks[0].rows.shape[2]
     n_tasks = sum(len(block.tasks) for block in blocks)
@@ -73,91 +75,105 @@ def reference_point(blocks: list[TaskBlock], l2: float) -> Tensor:
 class TaskModels:
     """Losses, gradients and curvature of the tasks at the reference point w (d,).
 
-    Curvature is kept as one (d, d) matrix per task, or, where tasks have too few rows for that to pay, as
-    weights of the rows. `basis` diagonalises the mean curvature; in it every task's curvature is nearly diagonal,
-    and those diagonals precondition the systems of the subsets.
+    Curvature is kept as one (d, d) matrix per task, or, where tasks have too few rows for that to pay, as weights of
+    the rows. The matrices live in coordinates ω, w = basis·ω, in which the mean curvature of the tasks is the identity:
+    there they are nearly diagonal, their diagonals precondition the systems of the subsets, and rounding them to
+    bfloat16 does not drown directions of little curvature.
     """
 
-    def __init__(self, blocks: list[TaskBlock], w: Tensor) -> None:
+    def __init__(self, blocks: Sequence[TaskBlock], w: Tensor, l2: float, exact: bool) -> None:
+        """exact: systems will be solved to full precision, which rules out bfloat16."""
         d = len(w)
         n_rows = sum(float(block.counts.sum()) for block in blocks)
         n_tasks = sum(len(block.tasks) for block in blocks)
         self.w = w
-        self.dense = d * n_tasks <= 2 * n_rows
         self.blocks = blocks
-        self.curvature: list[Tensor] = []
-        losses, gradients = [], []
+        self.dense = d * n_tasks <= 2 * n_rows
+        weights, curvature, losses, gradients = [], [], [], []
         mean = torch.zeros(d, d, dtype=w.dtype, device=w.device)
         for block in blocks:
-            b = len(block.tasks)
+            loss, b = LOSSES[block.kind], len(block.tasks)
             u = block.scores(w.expand(b, 1, d))
-            losses.append(LOSSES[block.kind].values(u).sum(-1) / block.counts[:, None])
-            gradients.append(block.back(LOSSES[block.kind].slopes(u))[:, 0] / block.counts[:, None])
-            weight = LOSSES[block.kind].curvatures(u)[:, 0] / block.counts[:, None]
+            losses.append(loss.values(u).sum(-1) / block.counts[:, None])
+            gradients.append(block.back(loss.slopes(u))[:, 0] / block.counts[:, None])
+            weight = loss.curvatures(u)[:, 0] / block.counts[:, None]
+            weights.append(weight)
             if self.dense:
-                blockwise = _gram(block.rows, weight)
-                self.curvature.append(blockwise)
-                mean += blockwise.sum(0)
+                curvature.append(_gram(block.rows, weight))
+                mean += curvature[-1].sum(0)
             else:
-                self.curvature.append(weight)
                 flat = block.rows.reshape(-1, d)
                 mean.addmm_(flat.t(), flat * weight.reshape(-1, 1))
         self.losses = torch.cat(losses)
         self.gradients = torch.cat(gradients)
-        mean = (mean + mean.t()) / (2 * n_tasks)
-        values, self.basis = torch.linalg.eigh(mean)
-        self.diagonals = torch.cat([self._diagonals(k) for k in range(len(blocks))])
-        # In single precision eigenvalues below this are rounding, not curvature.
-        self.floor = 10 * torch.finfo(w.dtype).eps * float(values[-1].clamp_min(0)) if d else 0.0
-
-    def _diagonals(self, k: int) -> Tensor:
-        """Curvature of the tasks of block k along the basis, (B, d)."""
-        block, curvature = self.blocks[k], self.curvature[k]
+        values, vectors = torch.linalg.eigh((mean + mean.t()) / (2 * n_tasks))
+        # Eigenvalues below this are rounding, not curvature.
+        floor = 10 * torch.finfo(w.dtype).eps * float(values[-1].clamp_min(0))
+        scale = (values.clamp_min(0) + l2).clamp_min(max(floor, torch.finfo(w.dtype).tiny)).rsqrt()
+        self.basis = vectors * scale
+        self.square = scale.square()
+        self.coarse = w.dtype if exact else _coarse_dtype(w)
         if self.dense:
-            turned = affine(curvature.view(-1, len(self.w)), self.basis.t()).view_as(curvature)
-            return turned.mul_(self.basis).sum(1)
-        return torch.einsum("bnj,bn->bj", (block.rows @ self.basis).square(), curvature)
+            turned = [self._turn(part) for part in curvature]
+            diagonals = [part.diagonal(dim1=1, dim2=2) for part in turned]
+            self.curvature = [part.to(self.coarse) for part in turned]
+        else:
+            diagonals = [
+                torch.einsum("bnj,bn->bj", (block.rows @ self.basis).square(), weight)
+                for block, weight in zip(blocks, weights, strict=True)
+            ]
+            self.curvature = weights
+        self.diagonals = torch.cat(diagonals)
 
-    def product(self, layout: Layout, v: Tensor, l2: Tensor) -> Tensor:
-        """Curvature of each subset times v (M, d)."""
-        out, parts = layout.stack(v)
+    def _turn(self, curvature: Tensor) -> Tensor:
+        """basisᵀ·curvature·basis for symmetric matrices (B, d, d)."""
+        half = affine(curvature.view(-1, len(self.w)), self.basis.t()).view_as(curvature)
+        return torch.cat([affine(self.basis.t(), part.t())[None] for part in half])
+
+    def _product(self, layout: Layout, v: Tensor, ridge: Tensor) -> Tensor:
+        """Curvature of each subset times v (M, d), in coordinates ω; ridge (M, d) is that of the penalty."""
+        if self.dense:
+            out, parts = layout.stack(v.to(self.coarse))
+            for number, x, y in parts:
+                torch.bmm(x, self.curvature[number], out=y)
+            return layout.mean(out).to(v.dtype).addcmul_(ridge, v)
+        out, parts = layout.stack(affine(v, self.basis))
         for number, x, y in parts:
-            block, curvature = self.blocks[number], self.curvature[number]
-            if not self.dense:
-                y.copy_(block.back(block.products(x).mul_(curvature[:, None, :])))
-            elif len(block.tasks) == 1:
-                y[0] = affine(x[0], curvature[0])
-            else:
-                torch.bmm(x, curvature, out=y)
-        return layout.mean(out).addcmul_(l2[:, None], v)
+            block = self.blocks[number]
+            y.copy_(block.back(block.products(x).mul_(self.curvature[number][:, None, :])))
+        return affine(layout.mean(out), self.basis.t()).addcmul_(ridge, v)
 
-    def diagonal(self, layout: Layout, l2: Tensor) -> Tensor:
-        """Curvature of each subset along the basis, (M, d)."""
-        return layout.mean_of_tasks(self.diagonals).add_(l2[:, None]).clamp_min_(self.floor)
+    def _ridge(self, layout: Layout, l2: Tensor) -> tuple[Tensor, Tensor]:
+        """Curvature of the penalty and of the whole objective along the coordinates ω, (M, d) each."""
+        ridge = l2[:, None] * self.square
+        diagonal = layout.mean_of_tasks(self.diagonals).add_(ridge)
+        return ridge, diagonal.clamp_min_(10 * torch.finfo(l2.dtype).eps)
 
-    def precondition(self, v: Tensor, diagonal: Tensor) -> Tensor:
+    def precondition(self, layout: Layout, v: Tensor, l2: Tensor) -> Tensor:
+        """v times the inverse of the diagonal of each subset's curvature in coordinates ω."""
+        _, diagonal = self._ridge(layout, l2)
         return affine(affine(v, self.basis.t()).div_(diagonal), self.basis)
 
     def solve(self, layout: Layout, v: Tensor, l2: Tensor, tolerance: Tensor, limit: int) -> Tensor:
         """Per subset approximately curvature⁻¹ v, by conjugate gradients to a relative tolerance (M,)."""
-        diagonal = self.diagonal(layout, l2)
-        residual = v.clone()
-        z = self.precondition(residual, diagonal)
-        rz = (residual * z).sum(1)
+        ridge, diagonal = self._ridge(layout, l2)
+        residual = affine(v, self.basis.t())
+        z = residual / diagonal
+        rz = torch.linalg.vecdot(residual, z)
         goal = tolerance.square() * rz
         x, direction = torch.zeros_like(v), z
         for step in range(limit):
             if step and not bool((rz > goal).any()):
                 break
-            along = self.product(layout, direction, l2)
-            curvature = (direction * along).sum(1)
+            along = self._product(layout, direction, ridge)
+            curvature = torch.linalg.vecdot(direction, along)
             alpha = torch.where(curvature > 0, rz / curvature, 0.0)[:, None]
             x.addcmul_(alpha, direction)
             residual.addcmul_(alpha, along, value=-1)
-            z = self.precondition(residual, diagonal)
-            rz, before = (residual * z).sum(1), rz
+            z = residual / diagonal
+            rz, before = torch.linalg.vecdot(residual, z), rz
             direction = z.addcmul(torch.where(before > 0, rz / before, 0.0)[:, None], direction)
-        return x
+        return affine(x, self.basis)
 
 
 def _gram(rows: Tensor, weight: Tensor) -> Tensor:
@@ -166,3 +182,13 @@ def _gram(rows: Tensor, weight: Tensor) -> Tensor:
         return torch.bmm((rows * weight[:, :, None]).transpose(1, 2), rows)
     columns = rows[0].t().contiguous()
     return affine(columns * weight, columns)[None]
+
+
+def _coarse_dtype(like: Tensor) -> torch.dtype:
+    """bfloat16 where the device multiplies it faster than float32, for products that need two digits."""
+    if like.dtype != torch.float32:
+        return like.dtype
+    if like.device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else like.dtype
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return torch.bfloat16 if native is not None and native() else like.dtype

@@ -149,7 +149,7 @@ class Descent:
             r.addcmul_((alpha - beta)[:, None], change)
         bad = ~((r * state.gradient).sum(1) > 0)
         if bool(bad.any()):
-            simple = self.models.precondition(state.gradient, self.models.diagonal(layout, state.l2))
+            simple = self.models.precondition(layout, state.gradient, state.l2)
             r = torch.where(bad[:, None], simple, r)
         return r.neg_()
 

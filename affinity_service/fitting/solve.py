@@ -147,10 +147,11 @@ def _descend(
     """All subsets in one precision, a tile at a time."""
     used = torch.unique(members.task).tolist()
     blocks = build_blocks(rows, used, dtype)
-    models = TaskModels(blocks, reference_point(blocks, float(l2.median())))
     squared = torch.tensor([kind == "squared" for kind in rows.kinds])
     exact = torch.ones(len(members), dtype=torch.bool)
     exact[members.subset[~squared[members.task]]] = False
+    penalty = float(l2.median())
+    models = TaskModels(blocks, reference_point(blocks, penalty), penalty, bool(exact.any()))
     # Weights that move no logit by more than a hundred-thousandth are as good as zero.
     total = sum(float(torch.linalg.vector_norm(block.rows)) ** 2 for block in blocks)
     mean_square = total / sum(block.rows.numel() for block in blocks)

@@ -1,6 +1,6 @@
 """What a study will cost, told before anything starts; needs no cluster."""
 
-from affinity_service.planning.limits import check_fits, refuse_if_too_large
+from affinity_service.planning.limits import check_fits, feasible_plan, refuse_if_too_large
 from affinity_service.planning.machine import Machine, calibrate, inspect_machine
 from affinity_service.planning.plan import Plan, StagePlan, plan_study
 
@@ -10,6 +10,7 @@ __all__ = [
     "StagePlan",
     "calibrate",
     "check_fits",
+    "feasible_plan",
     "inspect_machine",
     "plan_study",
     "refuse_if_too_large",

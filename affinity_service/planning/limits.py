@@ -23,19 +23,25 @@ KNOBS = {
     "fits": ("fits.workers", "gradients.dimension"),
     "affinity": ("fits.workers", "gradients.dimension", "fits.subsets"),
     "groups": ("fits.workers", "gradients.dimension"),
-    "group_models": ("group_models.workers", "group_models.models_per_trial", "fits.workers", "model.hidden"),
+    "group_models": (
+        "group_models.workers",
+        "group_models.models_per_trial",
+        "fits.workers",
+        "base.batch_size",
+        "model.hidden",
+    ),
     "report": ("fits.workers", "gradients.dimension"),
 }
 DISK_KNOBS = ("gradients.dimension", "fits.subsets")
 # The message names what fills the memory, in the reader's words.
 CONTENT = {
-    "base_model": "base_model (training)",
-    "gradients": "gradients",
-    "fits": "fits (features)",
-    "affinity": "affinity",
-    "groups": "groups",
-    "group_models": "group_models (training)",
-    "report": "report",
+    "base_model": "the base model's workers",
+    "gradients": "the gradients",
+    "fits": "the features of the fits",
+    "affinity": "the results of the fits",
+    "groups": "the results of the fits",
+    "group_models": "the group models",
+    "report": "the results of the fits",
 }
 
 
@@ -53,8 +59,8 @@ class Limit:
         return self.needed(plan) <= self.available
 
 
-def check_fits(plan: Plan, stored_bytes: int = 0, first: str | None = None) -> None:
-    """Raise where a stage from `first` on needs more memory, GPU memory or disk than there is.
+def check_fits(plan: Plan, stored_bytes: int = 0, first: str = "base_model", last: str = "report") -> None:
+    """Raise where a stage from `first` to `last` needs more memory, GPU memory or disk than there is.
 
     ``stored_bytes`` of the study lie on the disk already.
 
@@ -63,33 +69,52 @@ def check_fits(plan: Plan, stored_bytes: int = 0, first: str | None = None) -> N
     UserError
         It says what is needed, what there is, and the largest value of a setting that fits.
     """
-    for limit in _limits(plan, stored_bytes, first):
-        if not limit.holds(plan):
-            raise UserError(
-                f"{limit.who} needs {size(limit.needed(plan))} of {size(limit.available)} {limit.kind}: "
-                f"{_advice(plan, limit)}"
-            )
+    limits = _limits(plan, stored_bytes, first, last)
+    worst = max(limits, key=lambda limit: limit.needed(plan) / limit.available)
+    if not worst.holds(plan):
+        raise UserError(
+            f"{worst.who} need {size(worst.needed(plan))} of {size(worst.available)} {worst.kind}: "
+            f"{_advice(plan, worst, limits)}"
+        )
 
 
-def refuse_if_too_large(config: Config, suite: Suite, folder: StudyFolder, first: str | None = None) -> None:
+def refuse_if_too_large(
+    config: Config, suite: Suite, folder: StudyFolder, first: str = "base_model", last: str = "report"
+) -> None:
     """`check_fits` for a local run into `folder`, without a calibration: milliseconds."""
+    _checked(config, suite, folder, first, last)
+
+
+def feasible_plan(config: Config, suite: Suite, folder: StudyFolder) -> Plan:
+    """The plan of a local run into `folder`, checked, with this machine's speed measured in half a second."""
+    plan = _checked(config, suite, folder, "base_model", "report")
+    return plan_study(config, plan.work, plan.machine.calibrated())
+
+
+def _checked(config: Config, suite: Suite, folder: StudyFolder, first: str, last: str) -> Plan:
     root = Path(folder.root) if folder.is_local else Path()
     plan = plan_study(config, Workload.of(config, suite), inspect_machine(root))
-    check_fits(plan, _stored(root) if folder.is_local else 0, first)
+    check_fits(plan, _stored(root) if folder.is_local else 0, first, last)
+    return plan
 
 
-def _limits(plan: Plan, stored_bytes: int, first: str | None) -> list[Limit]:
+def _limits(plan: Plan, stored_bytes: int, first: str, last: str) -> list[Limit]:
     machine, names = plan.machine, [stage.name for stage in plan.stages]
     limits = []
-    for index in range(names.index(first) if first else 0, len(names)):
+    stages = range(names.index(first), names.index(last) + 1)
+    for index in stages:
         name = names[index]
         limits.append(Limit("memory", machine.usable_memory, _of(index, "bytes"), KNOBS[name], CONTENT[name]))
         if machine.gpus:
             share = plan.config.resources.gpus
             available = min(machine.gpus) * (share if isinstance(share, float) and 0 < share < 1 else 1)
             limits.append(Limit("GPU memory", available, _of(index, "gpu_bytes"), KNOBS[name][1:], CONTENT[name]))
+
+    def on_disk(plan: Plan) -> float:
+        return float(sum(stage.disk_bytes for stage in plan.stages[: stages.stop]))
+
     available = float(machine.free_disk + stored_bytes)
-    limits.append(Limit("free disk", available, lambda p: sum(s.disk_bytes for s in p.stages), DISK_KNOBS, "the study"))
+    limits.append(Limit("free disk", available, on_disk, DISK_KNOBS, "the study's files"))
     return limits
 
 
@@ -101,32 +126,46 @@ def _of(index: int, quantity: str) -> Callable[[Plan], float]:
     return value
 
 
-def _advice(plan: Plan, limit: Limit) -> str:
-    exact = plan.config.gradients.reduction == "exact"
-    for knob in limit.knobs:
-        if knob == "gradients.dimension" and exact:
-            reduced = _with(plan.config, "gradients.reduction", "rademacher")
-            if limit.holds(plan_study(reduced, plan.work, plan.machine)):
-                d, p = reduced.gradients.dimension, plan.work.parameters
-                return f"set gradients.reduction to rademacher ({d} numbers per gradient instead of {p})"
-            continue
-        now = _value(plan.config, knob)
-        if now > 1 and limit.holds(_planned(plan, knob, 1)):
-            return f"lower {knob} from {now} to {_rounded(plan, limit, knob, now)}"
-    return f"no single setting makes it fit; use a machine with more {limit.kind}, or lower several of {', '.join(limit.knobs)}"
+def _advice(plan: Plan, worst: Limit, limits: list[Limit]) -> str:
+    """One setting that makes everything fit, or else one that keeps the worst limit."""
+    for wanted in (limits, [worst]):
+        for knob in worst.knobs:
+            if advice := _change(plan, knob, wanted):
+                return advice
+    several = ", ".join(worst.knobs)
+    return f"no single setting makes it fit; use a machine with more {worst.kind}, or lower several of {several}"
 
 
-def _rounded(plan: Plan, limit: Limit, knob: str, now: int) -> int:
-    """The largest value that fits, found by bisection, with two digits that count."""
+def _change(plan: Plan, knob: str, wanted: list[Limit]) -> str | None:
+    """The change of one setting after which the wanted limits hold, in words."""
+
+    def fits(changed: Plan) -> bool:
+        return all(limit.holds(changed) for limit in wanted)
+
+    if knob == "gradients.dimension" and plan.config.gradients.reduction == "exact":
+        reduced = _with(plan.config, "gradients.reduction", "rademacher")
+        if not fits(plan_study(reduced, plan.work, plan.machine)):
+            return None
+        d, p = reduced.gradients.dimension, plan.work.parameters
+        return f"set gradients.reduction to rademacher ({d} numbers per gradient instead of {p})"
+    now = _value(plan.config, knob)
+    if now == 1 or not fits(_planned(plan, knob, 1)):
+        return None
     low, high = 1, now
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if limit.holds(_planned(plan, knob, middle)) else (low, middle)
+        low, high = (middle, high) if fits(_planned(plan, knob, middle)) else (low, middle)
+    return f"lower {knob} from {now} to {_rounded(plan.config, knob, low)}"
+
+
+def _rounded(config: Config, knob: str, value: int) -> int:
+    """Down to two digits that count, and to a batch that divides among the workers."""
+    digits = 10 ** max(0, len(str(value)) - 2)
+    value = value // digits * digits
     if knob == "base.batch_size":
-        pieces = plan.config.base.workers * plan.config.base.accumulation
-        return max(low // pieces, 1) * pieces
-    digits = 10 ** max(0, len(str(low)) - 2)
-    return low // digits * digits
+        pieces = config.base.workers * config.base.accumulation
+        return max(value // pieces, 1) * pieces
+    return value
 
 
 def _planned(plan: Plan, knob: str, value: int) -> Plan:

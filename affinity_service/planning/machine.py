@@ -41,8 +41,8 @@ class Rates:
     @property
     def slowdown(self) -> float:
         """By what else runs. The several processes of a stage together obtain more than the share of one: at shares
-        of 0.3 to 0.5 stages took about the root of its inverse times as long."""
-        return self.share**-0.5
+        of 0.2 to 0.5 stages took between the root of its inverse and its inverse times as long."""
+        return self.share**-0.75
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from affinity_service.config import Config
@@ -82,19 +82,24 @@ class Plan:
 def plan_study(config: Config, work: Workload, machine: Machine) -> Plan:
     """Costs of every stage; arithmetic only. The seconds are as good as ``machine.rates``, see ``calibrate``."""
     train, tasks = config.base, work.tasks
-    places = machine.places(config.resources.cpus)
+    if config.resources.gpus == 0:
+        machine = replace(machine, gpus=())
+    places = machine.places(config.resources)
     gradient_workers = min(config.gradients.workers, places, math.ceil(work.labels / config.gradients.shard_rows))
     tiles = math.ceil(memory.Subsets.of(config, tasks).count / config.fits.tile)
     fit_workers = min(config.fits.workers, places, tiles)
     groups, stacked = expected_groups(config, tasks), trains_stacked(config, work)
     runs = sum(n for _, n in flops.group_trainings(config.group_models, tasks, groups))
     trials = math.ceil(runs / config.group_models.models_per_trial)
-    together = 1 if stacked else train.workers
+    # With fewer GPUs than workers, fewer of them accumulate more micro-batches, see engine/placement.py.
+    trainers = max(n for n in range(1, min(train.workers, places) + 1) if train.workers % n == 0)
+    together = 1 if stacked else trainers
     trial_workers = max(1, min(config.group_models.workers, places // together, trials))
 
     expected, most = expected_epochs(train), float(train.epochs)
-    # A stack trains until the last of its models has stopped, which is later than one of them is expected to.
-    last = math.sqrt(expected * most) if stacked else expected
+    # A stack trains until the last of its models has stopped: in two studies a quarter of the way (in logarithms)
+    # from what one of them is expected to take to the most.
+    last = expected * (most / expected) ** 0.25 if stacked else expected
 
     def row(
         name: str, workers: int, held: memory.Bytes, work_flops: float, time: float, longest: float | None = None
@@ -110,11 +115,11 @@ def plan_study(config: Config, work: Workload, machine: Machine) -> Plan:
     stages = (
         row(
             "base_model",
-            train.workers,
-            memory.base_model_bytes(*base, train.workers),
+            trainers,
+            memory.base_model_bytes(*base, trainers),
             flops.base_model_flops(config, work, expected),
-            seconds.base_model_seconds(*base, expected, train.workers),
-            seconds.base_model_seconds(*base, most, train.workers),
+            seconds.base_model_seconds(*base, expected, trainers),
+            seconds.base_model_seconds(*base, most, trainers),
         ),
         row(
             "gradients",

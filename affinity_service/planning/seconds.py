@@ -64,7 +64,7 @@ def base_model_seconds(config: Config, work: Workload, machine: Machine, epochs:
     products = base_model_flops(config, work, 1) / workers / (STACK_RATE * rates.gemm * _threads(config))
     checkpoint = EPOCH_REPORT * rates.interpreter + 20 * work.parameters / BYTES_PER_SECOND
     work_seconds = epochs * (steps * step + products + checkpoint)
-    return (TRAIN_START * rates.interpreter + work_seconds) / rates.share
+    return (TRAIN_START * rates.interpreter + work_seconds) * rates.slowdown
 
 
 def gradient_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
@@ -82,7 +82,7 @@ def gradient_seconds(config: Config, work: Workload, machine: Machine, workers: 
     operations = batches * (100 + 12 * len(work.body)) * COUNTED * rates.operation
     written = work.labels * 4 * d / BYTES_PER_SECOND
     busy = (products + elements / rates.elements + operations + written) / workers
-    return (GRADIENT_START * rates.interpreter + busy) / rates.share
+    return (GRADIENT_START * rates.interpreter + busy) * rates.slowdown
 
 
 def fit_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
@@ -95,12 +95,12 @@ def fit_seconds(config: Config, work: Workload, machine: Machine, workers: int) 
     loading = 3 * work.labels * d * 4 / 1e9
     # The last tiles leave workers without work.
     waves = math.ceil(tiles / workers) / tiles
-    return (FIT_START * rates.interpreter + loading + (products + operations + copies) * waves) / rates.share
+    return (FIT_START * rates.interpreter + loading + (products + operations + copies) * waves) * rates.slowdown
 
 
 def affinity_seconds(config: Config, work: Workload, machine: Machine) -> float:
     memberships = Subsets.of(config, work.tasks).memberships
-    return (AFFINITY + 2e-5 * memberships) * machine.rates.interpreter / machine.rates.share
+    return (AFFINITY + 2e-5 * memberships) * machine.rates.interpreter * machine.rates.slowdown
 
 
 def group_seconds(config: Config, work: Workload, machine: Machine) -> float:
@@ -108,7 +108,7 @@ def group_seconds(config: Config, work: Workload, machine: Machine) -> float:
     tasks = work.tasks
     programme = 0.3 * (tasks / 50) + 2.0 * (tasks / 200) ** 3 if config.groups.method == "sdp" else 0.0
     choosing = 2.0 * (tasks / 50) ** 3 if config.groups.k == "auto" else 0.0
-    return (GROUPS + programme + choosing) * machine.rates.interpreter / machine.rates.share
+    return (GROUPS + programme + choosing) * machine.rates.interpreter * machine.rates.slowdown
 
 
 def group_model_seconds(
@@ -120,22 +120,22 @@ def group_model_seconds(
     runs = sum(models for _, models in trainings)
     if not stacked:
         one = base_model_seconds(config, work, machine, epochs, config.base.workers)
-        return TUNE_START * rates.interpreter / rates.share + math.ceil(runs / workers) * one
+        return TUNE_START * rates.interpreter * rates.slowdown + math.ceil(runs / workers) * one
     total, longest = 0.0, 0.0
     for models, rows in _trials(config, work, trainings):
         steps = steps_per_epoch(round(rows), config.base.batch_size)
         validation = work.rows[VALIDATION] / config.base.batch_size / 3
         seconds = epochs * (steps + validation) * _stack_step(config, work, machine, models)
         total, longest = total + seconds, max(longest, seconds)
-    return (TUNE_START * rates.interpreter + max(longest, total / workers)) / rates.share
+    return (TUNE_START * rates.interpreter + max(longest, total / workers)) * rates.slowdown
 
 
 def report_seconds(machine: Machine) -> float:
-    return REPORT * machine.rates.interpreter / machine.rates.share
+    return REPORT * machine.rates.interpreter * machine.rates.slowdown
 
 
 def start_seconds(machine: Machine) -> float:
-    return RAY_START * machine.rates.interpreter / machine.rates.share
+    return RAY_START * machine.rates.interpreter * machine.rates.slowdown
 
 
 def _trials(config: Config, work: Workload, trainings: list[tuple[float, int]]) -> list[tuple[int, float]]:

@@ -74,9 +74,10 @@ def assumptions(plan: Plan) -> str:
 
 
 def _scaled(count: float, unit: str) -> str:
-    for prefix in ("", "k", "M", "G", "T", "P"):
-        if count < 999.5:
-            break
+    prefixes = ["", "k", "M", "G", "T", "P"]
+    while count >= 999.5 and len(prefixes) > 1:
         count /= 1000
+        del prefixes[0]
+    prefix = prefixes[0]
     digits = 0 if count >= 99.5 or not prefix else 1
     return f"{count:.{digits}f} {prefix}{unit}"

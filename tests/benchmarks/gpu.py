@@ -18,7 +18,10 @@ from affinity_service.gradients.store import pair_rows
 from affinity_service.models import build_model
 from affinity_service.tasks import Suite
 
-EXAMPLES, INPUTS, TASKS, DIMENSION, SUBSETS = 4000, 100, 14, 400, 500
+INPUTS, TASKS, DIMENSION = 100, 14, 400
+# Enough to fill the device, few enough that two cores end within a minute.
+EXAMPLES = {"cpu": 100, "cuda": 4000}
+SUBSETS = {"cpu": 100, "cuda": 2000}
 
 
 def main() -> None:
@@ -35,8 +38,8 @@ def main() -> None:
 def features(device: str) -> float:
     """(example, task) rows per second through an MLP of 94k parameters, reduced to 400 numbers each."""
     rng = np.random.default_rng(0)
-    inputs = rng.normal(size=(EXAMPLES, INPUTS)).astype(np.float32)
-    suite = Suite.from_arrays(inputs, (rng.random((EXAMPLES, TASKS)) < 0.5).astype(np.float32))
+    inputs = rng.normal(size=(EXAMPLES[device], INPUTS)).astype(np.float32)
+    suite = Suite.from_arrays(inputs, (rng.random((EXAMPLES[device], TASKS)) < 0.5).astype(np.float32))
     model = build_model(MLPConfig(hidden=[256, 256]), suite.inputs.shape[1:], suite.tasks, 0)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     reduction = build_reduction(GradientConfig(dimension=DIMENSION), shapes)
@@ -56,7 +59,7 @@ def fits(device: str) -> float:
         np.repeat(np.arange(TASKS), 1000),
     )
     tensors = [torch.as_tensor(array, device=device) for array in arrays]
-    subsets = subset_design(TASKS, SUBSETS, (3, 6), 0)
+    subsets = subset_design(TASKS, SUBSETS[device], (3, 6), 0)
     return len(subsets) / seconds(lambda: solve_subsets(*tensors, subsets, 1e-2))
 
 

@@ -55,7 +55,7 @@ def test_every_valid_suite_gives_a_finite_matrix(suite, reduction, l2, batch_row
         check_suite(suite)
         suite = standardise_inputs(standardise_targets(suite))
     except UserError as error:
-        assert "task `task" in str(error)
+        assert "task `task" in str(error)  # noqa: PT017 - a clear refusal is as right as a matrix
         return
     torch.manual_seed(0)
     model_config = MLPConfig(hidden=[5])
@@ -86,4 +86,4 @@ def test_every_valid_suite_gives_a_finite_matrix(suite, reduction, l2, batch_row
     for k in range(1, len(tasks) + 1):
         groups = cluster(centre_rows(matrix.affinity), k, "agglomerative").groups
         assert len(groups) == k
-        assert sorted(sum(groups, [])) == list(tasks)
+        assert sorted(task for group in groups for task in group) == list(tasks)
