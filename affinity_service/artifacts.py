@@ -14,6 +14,8 @@ import os
 import posixpath
 import shutil
 import tempfile
+import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +36,17 @@ def fingerprint(content: Any) -> str:
     """Hex digest (128 bits) of anything JSON can hold, independent of the order of keys."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class UnfinishedStage:
+    """A stage at work. `attempt` is new whenever it starts afresh: scratch under its name is never of other data.
+    `seconds` were spent by interrupted runs of the same attempt."""
+
+    stage: str
+    fingerprint: str
+    attempt: str
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -195,19 +208,43 @@ class StudyFolder:
             return False
         return self.sizes(list(manifest["files"])) == manifest["files"]
 
-    def begin(self, stage: str, wanted: str, outputs: Sequence[str]) -> bool:
-        """Open a stage; True when an interrupted run under the same fingerprint left pieces to continue from.
+    def begin(self, stage: str, wanted: str, outputs: Sequence[str]) -> UnfinishedStage:
+        """Open a stage, or continue one that an interrupted run under the same fingerprint left.
 
         Pieces of any other fingerprint are removed first, so that what lies there always belongs together.
         """
         marker = f"stages/{stage}.part.json"
         self.delete(f"stages/{stage}.json")
-        if self.exists(marker) and self.read_json(marker)["fingerprint"] == wanted:
-            return True
+        if self.exists(marker) and (found := self.read_json(marker))["fingerprint"] == wanted:
+            return UnfinishedStage(stage, **found)
         for output in outputs:
             self.delete(output)
-        self.write_json(marker, {"fingerprint": wanted})
-        return False
+        work = UnfinishedStage(stage, wanted, attempt=uuid.uuid4().hex[:12], seconds=0.0)
+        self._mark(work, 0.0)
+        return work
+
+    def _mark(self, work: UnfinishedStage, seconds: float) -> None:
+        content = {"fingerprint": work.fingerprint, "attempt": work.attempt, "seconds": work.seconds + seconds}
+        self.write_json(f"stages/{work.stage}.part.json", content)
+
+    @contextlib.contextmanager
+    def counting_seconds(self, work: UnfinishedStage, every: float = 5.0) -> Iterator[None]:
+        """Keep in the marker how long the stage has been worked on, so that a killed run's time is not forgotten."""
+        start, stop = time.monotonic(), threading.Event()
+
+        def count() -> None:
+            while not stop.wait(every):
+                # The count is not worth a run that could go on without it.
+                with contextlib.suppress(OSError, UserError):
+                    self._mark(work, time.monotonic() - start)
+
+        thread = threading.Thread(target=count, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
 
     def complete(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from affinity_service.errors import UserError
 
@@ -68,9 +70,9 @@ def run(
         _print_json({"study": opened.folder.root, **result})
     elif finished:
         _print_groups(opened.groups, opened.folder.read_json("groups.json"))
-        out.print(f"\nReport: {opened.report_path}", highlight=False, soft_wrap=True)
+        out.print(f"\nReport: {opened.report_path}", **VERBATIM)
     else:
-        out.print(f"Study: {opened.folder.root}, up to {until}", highlight=False, soft_wrap=True)
+        out.print(f"Study: {opened.folder.root}, up to {until}", **VERBATIM)
 
 
 @app.command()
@@ -110,7 +112,7 @@ def predict(
     view = Table("task", *(_right(x) for x in ("predicted loss", "± standard error", "predicted alone", "gain")))
     for row in table.itertuples():
         numbers = (row.predicted_loss, row.standard_error, row.alone, row.alone - row.predicted_loss)
-        view.add_row(str(row.task), *(f"{value:.4f}" for value in numbers))
+        view.add_row(Text(str(row.task)), *(f"{value:.4f}" for value in numbers))
     out.print(view)
     out.print("Validation loss, lower is better; gain = alone − predicted, positive where company helps.")
 
@@ -123,12 +125,13 @@ def group(
     as_json: AsJson = False,
 ) -> None:
     """Group the tasks again and store the groups; `train-groups` then trains them."""
+    from affinity_service.config import Config
+
     opened = _open(study)
-    if not k.lstrip("-").isdigit() and k != "auto":
-        raise UserError(f"--k {k}: expected a whole number or auto")
-    opened.group("auto" if k == "auto" else int(k), method)  # refuses what the config's schema cannot know
-    settings = opened.config.groups.model_copy(update={"k": "auto" if k == "auto" else int(k), "method": method})
-    config = opened.config.model_copy(update={"groups": settings})
+    opened.require("affinity")
+    content = opened.config.model_dump(mode="json")
+    content["groups"] |= {"k": int(k) if k.isdigit() else k, "method": method}
+    config = Config.parse(content, origin="options")
     opened = _run(config, opened.folder.root, None, True, "groups")
     stored = opened.folder.read_json("groups.json")
     _print_json(stored) if as_json else _print_groups(stored["groups"], stored)
@@ -158,7 +161,7 @@ def report(study: StudyPath) -> None:
     from affinity_service.report import write_report
 
     write_report(opened.folder)
-    out.print(opened.report_path, highlight=False, soft_wrap=True)
+    out.print(opened.report_path, **VERBATIM)
 
 
 ForeignPath = Annotated[str, typer.Argument(help="The file to read; .gz too.")]
@@ -359,13 +362,22 @@ def _print_job(state: Any, as_json: bool) -> None:
 
 
 def _print_json(content: Any) -> None:
-    print(json.dumps(content, indent=2))
+    print(json.dumps(_finite(content), indent=2, allow_nan=False))
+
+
+def _finite(content: Any) -> Any:
+    """JSON knows neither NaN nor infinity: null stands for them."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _print_groups(groups: list[list[str]], stored: dict[str, Any]) -> None:
     view = Table("group", "tasks", title=f"{len(groups)} groups by {stored['method']}", title_justify="left")
     for index, names in enumerate(groups):
-        view.add_row(str(index), ", ".join(names))
+        view.add_row(str(index), Text(", ".join(names)))
     out.print(view)
     bound = "" if stored["bound"] is None else f", at most {stored['bound']:.4f} possible"
     out.print(f"objective {stored['objective']:.4f}{bound}", highlight=False)

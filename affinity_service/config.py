@@ -213,7 +213,9 @@ class GroupModelConfig(StageConfig):
     seed: int = Field(1000, ge=0)
     models_per_trial: int = Execution(64, ge=1, description="small models trained together in one Tune trial")
     workers: int = Execution(2, ge=1, description="trials at a time")
-    trainer: Literal["auto", "batched", "deepspeed"] = Execution("auto")
+    trainer: Literal["auto", "batched", "deepspeed"] = Field(
+        "auto", description="small models as stacked plain loops (fp32), or each through the base model's trainer"
+    )
 
 
 class ResourceConfig(StageConfig):

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,18 @@ LEASE_SECONDS, RENEW_SECONDS = 60.0, 15.0
 
 
 @contextlib.contextmanager
-def driver_lock(folder: StudyFolder) -> Iterator[None]:
+def driver_lock(folder: StudyFolder) -> Iterator[Callable[[], None]]:
     """Hold the study while the block runs; a killed driver holds nothing.
+
+    Yields a check that raises when the lock was lost meanwhile, as a lease can be by a driver that was suspended.
 
     Raises
     ------
     UserError
         Another driver is at work on the study; host, process id and start are named.
     """
-    with _file_lock(folder) if folder.is_local else _lease(folder):
-        yield
+    with _file_lock(folder) if folder.is_local else _lease(folder) as check:
+        yield check
 
 
 def _holder() -> dict[str, Any]:
@@ -48,7 +50,7 @@ def _refusal(folder: StudyFolder, holder: dict[str, Any]) -> UserError:
 
 
 @contextlib.contextmanager
-def _file_lock(folder: StudyFolder) -> Iterator[None]:
+def _file_lock(folder: StudyFolder) -> Iterator[Callable[[], None]]:
     """The kernel gives the lock up with the process, however it ends."""
     path = Path(folder.root, LOCK)
     with folder.naming_storage_errors(LOCK):
@@ -68,12 +70,17 @@ def _file_lock(folder: StudyFolder) -> Iterator[None]:
         stream.truncate()
         stream.write(json.dumps(_holder()))
         stream.flush()
-        yield
+        yield lambda: None
 
 
 @contextlib.contextmanager
-def _lease(folder: StudyFolder) -> Iterator[None]:
+def _lease(folder: StudyFolder) -> Iterator[Callable[[], None]]:
     mine = _holder()
+
+    def check() -> None:
+        found = folder.read_json(LOCK) if folder.exists(LOCK) else {}
+        if found.get("token") != mine["token"]:
+            raise _refusal(folder, found)
 
     def renew() -> None:
         folder.write_json(LOCK, {**mine, "renewed": time.time()})
@@ -85,22 +92,26 @@ def _lease(folder: StudyFolder) -> Iterator[None]:
     renew()
     # Of two that arrive together the later write wins; the other sees a foreign token and leaves.
     time.sleep(0.5)
-    found = folder.read_json(LOCK)
-    if found["token"] != mine["token"]:
-        raise _refusal(folder, found)
+    check()
     stop = threading.Event()
 
     def keep() -> None:
         while not stop.wait(RENEW_SECONDS):
             # A storage that fails for a moment must not end the run; the lease outlasts several tries.
             with contextlib.suppress(OSError):
+                try:
+                    check()
+                except UserError:
+                    return
                 renew()
 
     thread = threading.Thread(target=keep, daemon=True)
     thread.start()
     try:
-        yield
+        yield check
     finally:
         stop.set()
         thread.join()
-        folder.delete(LOCK)
+        with contextlib.suppress(UserError):
+            check()
+            folder.delete(LOCK)

@@ -16,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 log = logging.getLogger("affinity_service")
 
@@ -81,7 +82,8 @@ class RichReporter:
             self._bar.update(self._task, completed=done, total=total, text=f"{done}/{total} {text}")
 
     def warn(self, message: str) -> None:
-        self.console.print(f"[yellow]![/] {message}", highlight=False)
+        # Messages quote names from the user's data, which are no markup.
+        self.console.print(Text.assemble(("!", "yellow"), " ", message))
 
     def finished(self, stage: str, seconds: float, reused: bool) -> None:
         self.close()

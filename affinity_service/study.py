@@ -12,15 +12,17 @@ import pandas as pd
 
 from affinity_service.affinity.linearized import LinearizedEstimator
 from affinity_service.affinity.matrix import AffinityMatrix
-from affinity_service.artifacts import SCHEMA_VERSION, StudyFolder
+from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.errors import UserError
 from affinity_service.gradients.store import FeatureStore
 from affinity_service.grouping import Grouping, centre_rows, cluster
 from affinity_service.reporter import LogReporter, Reporter
+from affinity_service.stages import finished_stages
 from affinity_service.tables import read_table
 from affinity_service.tasks.names import task_index
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Task
+from affinity_service.version import check_readable
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,8 @@ class Study:
         folder = StudyFolder.at(location)
         if not folder.exists("config.yaml"):
             raise UserError(f"{location}: no study there (config.yaml is missing); `affinity run CONFIG` makes one")
-        study = cls(folder)
-        written = study.config.written_by
-        if written is not None and written.schema_version != SCHEMA_VERSION:
-            raise UserError(
-                f"study {location}: schema version {written.schema_version} was written by version {written.version}; "
-                f"this version reads {SCHEMA_VERSION}: use that version or run the study into a new folder"
-            )
-        return study
+        check_readable(folder)
+        return cls(folder)
 
     @classmethod
     def run(
@@ -88,8 +84,7 @@ class Study:
 
         settings = config if isinstance(config, Config) else Config.load(config)
         folder = StudyFolder.at(study or Path("studies", settings.name))
-        if folder.exists("config.yaml"):
-            cls.open(folder.root)
+        check_readable(folder)
         run_study(settings, folder, reporter or LogReporter(), address, until)
         return cls.open(folder.root)
 
@@ -115,17 +110,18 @@ class Study:
     @cached_property
     def affinity(self) -> AffinityMatrix:
         """The affinity matrix with counts and standard errors."""
-        self._need("affinity/matrix.parquet", "affinity")
+        self.require("affinity")
         return AffinityMatrix.from_table(read_table(self.folder, "affinity/matrix.parquet"), self.tasks)
 
     @cached_property
     def features(self) -> FeatureStore:
-        self._need("gradients/layout.json", "gradients")
+        self.require("gradients")
         return FeatureStore(self.folder)
 
     @property
     def groups(self) -> list[list[str]]:
         """The groups of the last grouping that was stored."""
+        self.require("groups")
         return self.folder.read_json("groups.json")["groups"]
 
     def predict(self, tasks: Sequence[str]) -> pd.DataFrame:
@@ -178,8 +174,10 @@ class Study:
     def report_path(self) -> str:
         return f"{self.folder.root}/report/index.html"
 
-    def _need(self, name: str, stage: str) -> None:
-        if not self.folder.exists(name):
+    def require(self, stage: str) -> None:
+        """Raise unless the stage is finished for the config and suite that the study holds now."""
+        if stage not in finished_stages(self.config, self.summary["content_hash"], self.folder):
             raise UserError(
-                f"study {self.folder.root}: the stage `{stage}` is not finished; `affinity run` continues it"
+                f"study {self.folder.root}: the stage `{stage}` is not finished, or belongs to an earlier config; "
+                "`affinity run` brings it up to date"
             )

@@ -22,6 +22,13 @@ def read_table(folder: StudyFolder, name: str, columns: Sequence[str] | None = N
         ) from error
 
 
+def read_metadata(folder: StudyFolder, name: str) -> dict[str, str]:
+    """What was written into the schema of a table."""
+    with folder.filesystem.open_input_file(name) as stream:
+        found = pq.read_schema(stream).metadata or {}
+    return {key.decode(): value.decode() for key, value in found.items()}
+
+
 def write_table(folder: StudyFolder, name: str, table: pa.Table) -> None:
     with folder.writing(name) as stream:
         pq.write_table(table, stream)

@@ -1,6 +1,21 @@
 """The affinity matrix and the estimators that fill it."""
 
-from affinity_service.affinity.linearized import LinearizedEstimator, SubsetEstimates
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from affinity_service.affinity.matrix import AffinityMatrix
 
+if TYPE_CHECKING:
+    from affinity_service.affinity.linearized import LinearizedEstimator, SubsetEstimates
+
 __all__ = ["AffinityMatrix", "LinearizedEstimator", "SubsetEstimates"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: reading a matrix, as the report does, needs no torch.
+    if name in ("LinearizedEstimator", "SubsetEstimates"):
+        from affinity_service.affinity import linearized
+
+        return getattr(linearized, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,6 +10,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from affinity_service.errors import UserError
+
 Floats = NDArray[np.float64]
 
 
@@ -24,8 +26,9 @@ class AffinityMatrix:
     affinity : (T, T). Off the diagonal the mean of −f_i(S) over the sampled subsets S of three or more tasks with
         i and j in them (Grad-TAG, arXiv 2409.06091, §2), or the pair's own estimate where no such subset was
         sampled. On the diagonal −f_i({i}), the task alone.
-    standard_error : (T, T). Off the diagonal that of the mean over subsets; the diagonal and pairs without subsets
-        are single fits, whose error is that of the mean over validation examples.
+    standard_error : (T, T). Off the diagonal that of the mean over subsets. That of the mean over validation examples
+        on the diagonal and for pairs without subsets, which are single fits, and for all where no pair has two
+        subsets, whose spread would tell the other.
     subsets : (T, T) counts of the subsets averaged.
     pair_estimate : (T, T) −f_i({i, j}), and −f_i({i}) on the diagonal.
     """
@@ -67,8 +70,19 @@ class AffinityMatrix:
 
     @classmethod
     def from_table(cls, table: pa.Table, names: Sequence[str]) -> AffinityMatrix:
-        """The inverse of ``to_table`` for rows in its order."""
+        """The inverse of ``to_table`` for rows in its order.
+
+        Raises
+        ------
+        UserError
+            The rows are not the pairs of these tasks in this order.
+        """
         shape = (len(names), len(names))
+        receivers, sources = table["receiver"].to_pylist(), table["source"].to_pylist()
+        if receivers != [name for name in names for _ in names] or sources != list(names) * len(names):
+            found = list(dict.fromkeys(receivers))
+            shown = ", ".join(f"`{name}`" for name in found[:5]) + (", …" if len(found) > 5 else "")
+            raise UserError(f"the matrix is of other tasks ({shown}); `affinity run` renews it")
         columns = [table[n].to_numpy().reshape(shape) for n in table.column_names[2:]]
         return cls(tuple(names), *columns)
 
@@ -84,7 +98,7 @@ def matrix_from_estimates(
     losses, errors : per subset, the predicted loss of each member and its standard error over examples.
     """
     tasks = len(names)
-    total, squares, pair, single_error = (np.zeros((tasks, tasks)) for _ in range(4))
+    total, squares, total_error, pair, single_error = (np.zeros((tasks, tasks)) for _ in range(5))
     counts = np.zeros((tasks, tasks), np.int64)
     pair[:] = np.nan
     for subset, loss, error in zip(subsets, losses, errors, strict=True):
@@ -93,6 +107,7 @@ def matrix_from_estimates(
         if len(members) > 2:
             total[block] += loss[:, None]
             squares[block] += np.square(loss)[:, None]
+            total_error[block] += error[:, None]
             counts[block] += 1
         elif len(members) == 2:
             i, j = members
@@ -105,18 +120,24 @@ def matrix_from_estimates(
     covered = (counts > 0) & ~diagonal
     mean = np.divide(total, counts, out=pair.copy(), where=covered)
     variance = np.divide(squares - counts * mean**2, np.maximum(counts - 1, 1), out=np.zeros_like(mean), where=covered)
-    deviation = _with_pooled(np.sqrt(np.maximum(variance, 0)), counts, covered)
-    error = np.where(covered, deviation / np.sqrt(np.maximum(counts, 1)), single_error)
+    if (counts[covered] > 1).any():
+        deviation = _with_pooled(np.sqrt(np.maximum(variance, 0)), counts, covered)
+        error = np.where(covered, deviation / np.sqrt(np.maximum(counts, 1)), single_error)
+    else:
+        error = np.where(covered, total_error, single_error)
     assert np.isfinite(mean).all(), "a single or an uncovered pair was not estimated"
     return AffinityMatrix(tuple(names), -mean, error, counts, -np.where(np.isnan(pair), mean, pair))
 
 
 def _with_pooled(deviation: Floats, counts: NDArray[np.int64], covered: NDArray[np.bool_]) -> Floats:
-    """One subset says nothing about its spread: take the receiver's pooled deviation, or else everyone's."""
+    """One subset says nothing about its spread: take the receiver's pooled deviation, or else everyone's.
+
+    At least one pair must have several subsets.
+    """
     several = covered & (counts > 1)
     weight = np.where(several, counts - 1, 0)
     square = weight * deviation**2
-    everyone = square.sum() / max(weight.sum(), 1)
+    everyone = square.sum() / weight.sum()
     pooled = np.divide(
         square.sum(axis=1),
         weight.sum(axis=1),

@@ -12,11 +12,9 @@ from affinity_service.engine.train_job import TrainJob
 
 def train_base_model(context: StageContext) -> StageOutcome:
     config, suite, folder = context.config, context.suite, context.folder
-    # The name decides what a rerun continues from: a changed config must not find the old checkpoints.
-    key = fingerprint([config.model.fingerprint_part(), config.base.fingerprint_part(), suite.content_hash])
     with progress_board(context.progress) as board:
         job = TrainJob(ray.put(suite), config.model, config.base, tuple(range(len(suite.tasks))), board)
-        trained = train_model(job, config.resources, context.scratch, f"base-{key[:12]}")
+        trained = train_model(job, config.resources, context.scratch, "base")
     folder.write_bytes("base_model/model.safetensors", trained.weights)
     folder.write_bytes("base_model/second_moments.safetensors", trained.moments)
     history = {"best_epoch": trained.state.best_epoch + 1, "epochs": trained.state.history}

@@ -18,6 +18,11 @@ import deepspeed
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
 
+def effective_stage(config: TrainConfig) -> int:
+    """DeepSpeed's bf16 optimizer of stage 0 loses its state dict; stage 1 computes the same and saves."""
+    return max(config.zero_stage, 1) if config.precision == "bf16" else config.zero_stage
+
+
 def start(model: nn.Module, config: TrainConfig, local_rank: int) -> Any:
     """A DeepSpeed engine around the model, inside an initialised process group."""
     # From Ray's context: DeepSpeed would guess it from host names.
@@ -25,15 +30,13 @@ def start(model: nn.Module, config: TrainConfig, local_rank: int) -> Any:
     # A C++ extension for shared-memory reductions that DeepSpeed would compile at the first start on a CPU.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     pieces = torch.distributed.get_world_size() * config.accumulation
-    # DeepSpeed's bf16 optimizer of stage 0 loses its state dict; stage 1 computes the same and saves.
-    stage = max(config.zero_stage, 1) if config.precision == "bf16" else config.zero_stage
     settings = {
         "train_batch_size": config.batch_size,
         "train_micro_batch_size_per_gpu": config.batch_size // pieces,
         "gradient_accumulation_steps": config.accumulation,
         # Set always: the default changed from 0.0 to 1.0 between releases.
         "gradient_clipping": config.gradient_clipping,
-        "zero_optimization": {"stage": stage},
+        "zero_optimization": {"stage": effective_stage(config)},
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": config.precision == "bf16"},
         "wall_clock_breakdown": False,

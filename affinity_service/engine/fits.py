@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import pyarrow.parquet as pq
 import ray
 import torch
 
@@ -19,6 +17,7 @@ from affinity_service.engine.session import actor_options
 from affinity_service.evaluation.flops import flop_counter
 from affinity_service.fitting import subset_design
 from affinity_service.gradients.store import FeatureRows, FeatureStore
+from affinity_service.tables import read_metadata, write_table
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Task
 
 
@@ -41,14 +40,15 @@ def fit_tile(
     first: int,
     config: Config,
     folder: StudyFolder,
-) -> dict[str, Any]:
+) -> None:
     """Fit the subsets and write their tile; `first` is the number of the first one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with flop_counter() as counter:
         estimates = LinearizedEstimator(*rows, tasks, config.fits.l2, device).estimate(subsets)
-    with folder.writing(tile_name(first // config.fits.tile)) as stream:
-        pq.write_table(estimates.to_table(first), stream)
-    return {"flops": counter.get_total_flops(), "unconverged": int((~estimates.converged).sum())}
+    cost = {"flops": repr(float(counter.get_total_flops())), "unconverged": str(int((~estimates.converged).sum()))}
+    # What a tile cost stays with it, for a run that finds it finished.
+    table = estimates.to_table(first).replace_schema_metadata(cost)
+    write_table(folder, tile_name(first // config.fits.tile), table)
 
 
 def fit_subsets_stage(context: StageContext) -> StageOutcome:
@@ -67,17 +67,16 @@ def fit_subsets_stage(context: StageContext) -> StageOutcome:
             rows, suite.tasks, subsets[start : start + tile], start, config, folder
         )
 
-    flops, done, unconverged = 0.0, len(starts) - len(missing), 0
-    for outcome in map_unordered(submit, range(workers), missing):
-        flops += outcome["flops"]
-        unconverged += outcome["unconverged"]
+    done = len(starts) - len(missing)
+    for _ in map_unordered(submit, range(workers), missing):
         done += 1
         context.progress(min(done * tile, len(subsets)), len(subsets), "subset fits")
-    if unconverged:
+    costs = [read_metadata(folder, tile_name(start // tile)) for start in starts]
+    if unconverged := sum(int(cost["unconverged"]) for cost in costs):
         context.warn(
             f"{unconverged} of {len(subsets)} subset fits did not converge; raise fits.l2 ({config.fits.l2:g})"
         )
-    return StageOutcome(flops=flops, workers=workers)
+    return StageOutcome(flops=sum(float(cost["flops"]) for cost in costs), workers=workers)
 
 
 def design(config: Config, tasks: int) -> list[tuple[int, ...]]:

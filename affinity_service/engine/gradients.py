@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import ray
 import torch
 from safetensors.torch import load as load_safetensors
@@ -18,7 +16,7 @@ from affinity_service.engine.session import actor_options
 from affinity_service.gradients.features import compute_features
 from affinity_service.gradients.per_example import PerExampleGradients
 from affinity_service.gradients.reductions import build_reduction
-from affinity_service.gradients.store import LAYOUT, pair_rows, shard_name, write_shard
+from affinity_service.gradients.store import LAYOUT, pair_rows, shard_flops, shard_name, write_shard
 from affinity_service.models import build_model
 from affinity_service.tasks.suite import Suite
 
@@ -48,15 +46,15 @@ class GradientActor:
         self.split, self.task, self.example = pair_rows(suite)
         self.suite = suite
 
-    def compute(self, suite: Suite, shard: int) -> dict[str, Any]:
+    def compute(self, suite: Suite, shard: int) -> None:
         self.load(suite)
         settings = self.config.gradients
         rows = slice(shard * settings.shard_rows, (shard + 1) * settings.shard_rows)
         task, example = self.task[rows], self.example[rows]
         with FlopCounterMode(display=False) as counter:
             content = compute_features(self.gradients, self.reduction, suite, example, task, settings.batch_rows)
-        write_shard(self.folder, shard, self.split[rows], task, example, content)
-        return {"rows": len(task), "flops": counter.get_total_flops()}
+        flops = float(counter.get_total_flops())
+        write_shard(self.folder, shard, self.split[rows], task, example, content, flops)
 
 
 def compute_gradients(context: StageContext) -> StageOutcome:
@@ -64,7 +62,6 @@ def compute_gradients(context: StageContext) -> StageOutcome:
     rows = len(pair_rows(suite)[0])
     shards = -(-rows // config.gradients.shard_rows)
     missing = context.unfinished([shard_name(index) for index in range(shards)], "shards")
-    flops = 0.0
     reference = ray.put(suite)
     wanted = max(1, min(config.gradients.workers, len(missing)))
     workers = workers_with_room("gradients", wanted, config.resources, context.warn)
@@ -77,11 +74,11 @@ def compute_gradients(context: StageContext) -> StageOutcome:
     # The suite goes with every call, not to the constructor: an actor that is started again then finds it.
     dimension = result(actors[0].load.remote(reference))
     done = shards - len(missing)
-    for outcome in map_unordered(lambda actor, shard: actor.compute.remote(reference, shard), actors, missing):
-        flops += outcome["flops"]
+    for _ in map_unordered(lambda actor, shard: actor.compute.remote(reference, shard), actors, missing):
         done += 1
         context.progress(done, shards, "gradient shards")
     for actor in actors:
         ray.kill(actor)
     folder.write_json(LAYOUT, {"rows": rows, "dimension": dimension, "shards": shards})
+    flops = sum(shard_flops(folder, index) for index in range(shards))
     return StageOutcome(flops=flops, workers=workers)

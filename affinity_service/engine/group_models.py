@@ -22,6 +22,7 @@ from affinity_service.engine.placement import placed_training, workers_with_room
 from affinity_service.engine.session import actor_options
 from affinity_service.engine.train import progress_board, train_model
 from affinity_service.engine.train_job import TrainJob
+from affinity_service.errors import UserError
 from affinity_service.evaluation.flops import pass_flops
 from affinity_service.evaluation.outcomes import GROUPS, plan_runs
 from affinity_service.evaluation.stacked import Run, RunOutcome, StackedTrainer, split_losses
@@ -31,6 +32,8 @@ from affinity_service.tasks.suite import TEST, TRAIN, VALIDATION, Suite
 
 # Above so many parameters a stack of models gains little over training them one by one.
 STACKABLE_PARAMETERS = 2_000_000
+# The metric under which a trial says what a user must change.
+REFUSED = "refused"
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,6 @@ def train_group_models(context: StageContext) -> StageOutcome:
     write_table(folder, "group_models/results.parquet", _results([(p, outcomes[p.run]) for p in planned], suite.names))
     for index, group in enumerate(groups):
         _keep_best(folder, trials, tuple(sorted(group)), outcomes, index)
-    folder.delete("group_models/trials/")
     return StageOutcome(sum(row["flops"] for row in outcomes.values()), min(settings.workers, max(1, len(missing))))
 
 
@@ -112,7 +114,10 @@ def _tune(context: StageContext, trials: Sequence[Trial], models: int) -> None:
         )
         for result in tuner.fit():
             if result.error is not None:
-                raise result.error
+                last = str(result.error).strip().splitlines()[-1]
+                raise RuntimeError(f"a trial of group models failed: {last}") from result.error
+            if result.metrics and REFUSED in result.metrics:
+                raise UserError(result.metrics[REFUSED])
 
 
 def _trial_resources(config: Config, suite: Suite) -> dict[str, float]:
@@ -124,11 +129,19 @@ def _trial_resources(config: Config, suite: Suite) -> dict[str, float]:
     return {"cpu": options["num_cpus"], "gpu": options["num_gpus"]}
 
 
-def run_trial(
-    settings: dict[str, Any], suite: Suite, config: Config, folder: StudyFolder, scratch: str, board: Any
-) -> None:
-    """Train the runs of one trial, write their losses and the weights that may become a group model."""
+def run_trial(settings: dict[str, Any], board: Any, **trial_of: Any) -> dict[str, Any]:
+    """One Tune trial. What a user must change is returned: an error raised would be tried again, and again in vain."""
     trial: Trial = settings["trial"]
+    try:
+        _train_trial(trial, **trial_of)
+    except UserError as error:
+        return {REFUSED: str(error)}
+    ray.get(board.add.remote(len(trial.runs)))
+    return {"models": len(trial.runs)}
+
+
+def _train_trial(trial: Trial, suite: Suite, config: Config, folder: StudyFolder, scratch: str) -> None:
+    """Train the runs of one trial, write their losses and the weights that may become a group model."""
     train = _train_stacked if _batched(config, suite) else _train_one_by_one
     outcomes = train(trial.runs, suite, config, scratch)
     forward_backward = pass_flops(_build(config, suite, 0), suite.inputs.shape[1:])
@@ -153,7 +166,6 @@ def run_trial(
         for o in outcomes
     ]
     write_table(folder, trial.results, pa.Table.from_pylist(rows))
-    ray.get(board.add.remote(len(trial.runs)))
 
 
 def _batched(config: Config, suite: Suite) -> bool:
@@ -179,7 +191,7 @@ def _train_one_by_one(runs: Sequence[Run], suite: Suite, config: Config, scratch
     outcomes = []
     for run in runs:
         train = config.base.model_copy(update={"seed": run.seed})
-        name = f"group-{fingerprint([run.tasks, train.fingerprint_part(), config.model.fingerprint_part()])[:12]}"
+        name = f"group-{fingerprint([run.tasks, run.seed])[:12]}"
         trained = train_model(TrainJob(reference, config.model, train, run.tasks), config.resources, scratch, name)
         model = _build(config, suite, run.seed)
         weights = load_safetensors(trained.weights)

@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 Item = TypeVar("Item")
 
-# A lost actor or task is started again as often as it takes; an error raised by the code itself is not retried.
-ACTOR_RETRIES = {"max_restarts": -1, "max_task_retries": -1}
-TASK_RETRIES = {"max_retries": -1}
+# A lost actor or task is started again a few times: a node may die, but a shard that kills its process each time must
+# not do so for ever. An error raised by the code itself is not retried.
+RETRIES = 5
+ACTOR_RETRIES = {"max_restarts": RETRIES, "max_task_retries": RETRIES}
+TASK_RETRIES = {"max_retries": RETRIES}
 
 
 def map_unordered(
@@ -40,10 +42,21 @@ def map_unordered(
 
 
 def result(reference: ray.ObjectRef) -> Any:
-    """The value behind a reference; the cause itself where the remote code raised."""
+    """The value behind a reference; the cause itself where the remote code raised.
+
+    Raises
+    ------
+    RuntimeError
+        The process of the work was lost too often.
+    """
     try:
         return ray.get(reference)
     except RayTaskError as error:
         if isinstance(error.cause, Exception):
             raise error.cause from error
         raise
+    except (ActorDiedError, WorkerCrashedError, OutOfMemoryError) as error:
+        raise RuntimeError(
+            f"a worker process ended {RETRIES + 1} times at the same piece of work; most often it ran out of memory: "
+            "lower gradients.batch_rows, fits.tile or the workers of the stage and run again; finished pieces are kept"
+        ) from error

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import ray
 
 import affinity_service
-from affinity_service.artifacts import StudyFolder, fingerprint
+from affinity_service.artifacts import StudyFolder
 from affinity_service.config import ResourceConfig
 from affinity_service.errors import UserError
 
@@ -133,20 +133,6 @@ def gpus_per_worker(resources: ResourceConfig) -> float:
 
 def actor_options(resources: ResourceConfig) -> dict[str, float]:
     return {"num_cpus": resources.cpus, "num_gpus": gpus_per_worker(resources)}
-
-
-def scratch(folder: StudyFolder, resources: ResourceConfig) -> str:
-    """Where Ray and DeepSpeed keep checkpoints of this study: outside it, for they hold pickles.
-
-    A cluster of several nodes must see them everywhere, as it must see the study: there they lie beside it.
-    """
-    key = fingerprint(folder.root)[:12]
-    if resources.scratch:
-        return f"{resources.scratch.rstrip('/')}/{key}"
-    if ray.is_initialized() and len([node for node in ray.nodes() if node["Alive"]]) > 1:
-        return beside(folder, f".affinity-scratch/{key}")
-    base = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    return str(base / "affinity_service" / key)
 
 
 def beside(folder: StudyFolder, name: str) -> str:

@@ -105,7 +105,13 @@ def train_model(job: TrainJob, resources: ResourceConfig, storage: str, name: st
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )
-    result = trainer.fit()
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        lines = [
+            line for line in str(error).strip().splitlines() if line.strip() and not line.startswith("... (Output")
+        ]
+        raise RuntimeError(f"training failed: {lines[-1].strip()}") from error
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as directory:
         state = TrainState(**json.loads(Path(directory, STATE).read_text()))

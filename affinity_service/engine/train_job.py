@@ -34,6 +34,7 @@ class TrainState:
     best_loss: float = float("inf")
     flops: float = 0.0
     world_size: int = 1
+    zero_stage: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     diverged: bool = False
 

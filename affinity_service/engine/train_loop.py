@@ -47,7 +47,8 @@ class _Worker:
         model = build_model(job.model, suite.inputs.shape[1:], suite.tasks, self.config.seed)
         self.flops = pass_flops(model, suite.inputs.shape[1:])
         self.engine = deepspeed_engine.start(model.to(self.device), self.config, context.get_local_rank())
-        self.state = TrainState(world_size=self.world)
+        stage = deepspeed_engine.effective_stage(self.config)
+        self.state = TrainState(world_size=self.world, zero_stage=stage)
         self.best: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
 
     def run(self) -> None:
@@ -78,6 +79,10 @@ class _Worker:
             self._report(loss)
 
     def _epoch(self) -> float:
+        # Dropout masks: from the seed, different on every rank, the same after a resume.
+        torch.manual_seed(
+            int(np.random.SeedSequence([self.config.seed, self.state.epoch, self.rank]).generate_state(1)[0])
+        )
         self.engine.train()
         total, batches = 0.0, 0
         for batch in epoch_batches(self.rows, self.config.batch_size, self.config.seed, self.state.epoch):
@@ -150,9 +155,11 @@ class _Worker:
             return
         with checkpoint.as_directory() as directory:
             state = TrainState(**json.loads(Path(directory, STATE).read_text()))
-            if state.world_size != self.world:
-                # DeepSpeed cannot load the parts of another world size: start over rather than fail.
+            if (state.world_size, state.zero_stage) != (self.state.world_size, self.state.zero_stage):
+                # DeepSpeed cannot load the parts of another world size or stage: start over rather than fail.
                 return
-            self.engine.load_checkpoint(directory, tag=ENGINE)
             self.state = state
-            self.best = (load_file(Path(directory, WEIGHTS)), load_file(Path(directory, MOMENTS)))
+            if state.best_epoch >= 0:
+                self.best = (load_file(Path(directory, WEIGHTS)), load_file(Path(directory, MOMENTS)))
+            if not state.diverged:
+                self.engine.load_checkpoint(directory, tag=ENGINE)

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from affinity_service.config import GroupModelConfig
-from affinity_service.evaluation.stacked import Run
+from affinity_service.evaluation.run import Run
 
 GROUPS, JOINT, SINGLE, RANDOM = "groups", "joint", "single", "random"
 
@@ -28,8 +28,9 @@ class PlannedRun:
 def plan_runs(groups: Sequence[Sequence[int]], tasks: int, config: GroupModelConfig) -> list[PlannedRun]:
     """All trainings: the groups, all tasks jointly, tasks alone and random groups of the same sizes, every seed.
 
-    Above ``config.single_tasks`` tasks a seeded sample of them is trained alone. Runs of equal tasks and seed may
-    appear in several settings; they need training once.
+    Every seed draws its random groupings anew: an interval over seeds then carries how much the draw matters, not
+    only initial weights and order of examples. Above ``config.single_tasks`` tasks a seeded sample of them is trained
+    alone. Runs of equal tasks and seed may appear in several settings; they need training once.
     """
     rng = np.random.default_rng(config.seed)
     planned: list[tuple[str, int, int, tuple[int, ...]]] = []
@@ -37,16 +38,20 @@ def plan_runs(groups: Sequence[Sequence[int]], tasks: int, config: GroupModelCon
     planned.append((JOINT, 0, 0, tuple(range(tasks))))
     alone = rng.choice(tasks, size=min(tasks, config.single_tasks), replace=False)
     planned += [(SINGLE, 0, g, (int(task),)) for g, task in enumerate(sorted(alone))]
-    for grouping in range(config.random_groupings):
-        order = rng.permutation(tasks)
-        ends = np.cumsum([len(group) for group in groups])[:-1]
-        parts = [tuple(sorted(int(t) for t in part)) for part in np.split(order, ends)]
-        planned += [(RANDOM, grouping, g, part) for g, part in enumerate(parts)]
-    return [
+    runs = [
         PlannedRun(setting, grouping, group, Run(members, config.seed + seed))
         for setting, grouping, group, members in planned
         for seed in range(config.seeds)
     ]
+    ends = np.cumsum([len(group) for group in groups])[:-1]
+    for seed in range(config.seeds):
+        for grouping in range(config.random_groupings):
+            parts = np.split(rng.permutation(tasks), ends)
+            runs += [
+                PlannedRun(RANDOM, grouping, g, Run(tuple(sorted(part.tolist())), config.seed + seed))
+                for g, part in enumerate(parts)
+            ]
+    return runs
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:

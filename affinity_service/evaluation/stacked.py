@@ -1,12 +1,15 @@
 """Training many small models at once: their parameters stacked, one product for all of them.
 
 Each model sees exactly what it would see alone: its own tasks, seed, order of examples, gradient clipping, Adam
-state and early stopping.
+state and early stopping. Dropout is the exception: masks are drawn for the whole stack, seeded by the seeds of its
+runs, so a model draws other masks than it would alone or in another stack, but the same ones whenever the same stack
+is trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,18 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from affinity_service.config import TrainConfig
+from affinity_service.errors import UserError
+from affinity_service.evaluation.run import Run
 from affinity_service.evaluation.stacked_adamw import StackedAdamW
 from affinity_service.models.losses import TaskLosses, task_weights
 from affinity_service.tasks.sampling import epoch_batches, steps_per_epoch
 from affinity_service.tasks.suite import TEST, TRAIN, VALIDATION, Suite
-
-
-@dataclass(frozen=True)
-class Run:
-    """One model to train: its tasks and its seed (initial weights and order of examples)."""
-
-    tasks: tuple[int, ...]
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,13 @@ class StackedTrainer:
         self.counts = (suite.observed & (suite.split == TRAIN)[:, None]).sum(axis=0).tolist()
 
     def train(self, runs: Sequence[Run], progress: Callable[[int, int, str], None] | None = None) -> list[RunOutcome]:
-        """Train every run to its best validation epoch, `patience` epochs without a better one ending it."""
+        """Train every run to its best validation epoch, `patience` epochs without a better one ending it.
+
+        Raises
+        ------
+        UserError
+            The validation loss of a run was never finite.
+        """
         stack = _Stack(self, runs)
         for epoch in range(self.config.epochs):
             stack.epoch(epoch)
@@ -105,6 +108,28 @@ class _Stack:
         self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
 
     def epoch(self, epoch: int) -> None:
+        with self._seeded(epoch):
+            self._steps(epoch)
+        loss = self._split_losses(VALIDATION, self.parameters)
+        mean = torch.where(self.member, loss, 0.0).sum(dim=1) / self.member.sum(dim=1)
+        running = ~self._stopped()
+        self.epochs_done += running
+        better = running & (mean < self.best_loss)
+        self.best_loss = torch.where(better, mean, self.best_loss)
+        self.best_epoch = torch.where(better, torch.full_like(self.best_epoch, epoch), self.best_epoch)
+        for name, parameter in self.parameters.items():
+            self.best[name][better] = parameter.detach()[better]
+
+    @contextmanager
+    def _seeded(self, epoch: int) -> Iterator[None]:
+        """Dropout draws from torch's global generators: seeded here, and left as they were."""
+        seed = np.random.SeedSequence([epoch, *(run.seed for run in self.runs)]).generate_state(1, np.uint64)
+        device = torch.device(self.trainer.device)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(int(seed[0]))
+            yield
+
+    def _steps(self, epoch: int) -> None:
         self.skeleton.train()
         batches = [
             list(epoch_batches(rows, self.config.batch_size, run.seed, epoch))
@@ -119,15 +144,6 @@ class _Stack:
             losses = self.trainer.losses(outputs, self.trainer.labels[index])
             (losses * self.weights[:, None, :]).sum().div(index.shape[1]).backward()
             self.optimizer.step(takes_part)
-        loss = self._split_losses(VALIDATION, self.parameters)
-        mean = torch.where(self.member, loss, 0.0).sum(dim=1) / self.member.sum(dim=1)
-        running = ~self._stopped()
-        self.epochs_done += running
-        better = running & (mean < self.best_loss)
-        self.best_loss = torch.where(better, mean, self.best_loss)
-        self.best_epoch = torch.where(better, torch.full_like(self.best_epoch, epoch), self.best_epoch)
-        for name, parameter in self.parameters.items():
-            self.best[name][better] = parameter.detach()[better]
 
     def _forward(self, inputs: Tensor, per_model: bool) -> Tensor:
         def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -158,7 +174,19 @@ class _Stack:
     def all_stopped(self) -> bool:
         return bool(self._stopped().all())
 
+    def _check_finite(self) -> None:
+        for run, best in zip(self.runs, self.best_epoch.tolist(), strict=True):
+            if best < 0:
+                names = [self.trainer.suite.names[task] for task in run.tasks]
+                shown = ", ".join(f"`{name}`" for name in names[:5]) + (", …" if len(names) > 5 else "")
+                raise UserError(
+                    f"training on {shown} with seed {run.seed} diverged: its validation loss was never finite; lower "
+                    f"base.learning_rate ({self.config.learning_rate:g}) or set base.gradient_clipping "
+                    f"({self.config.gradient_clipping:g})"
+                )
+
     def outcomes(self) -> list[RunOutcome]:
+        self._check_finite()
         losses = [
             torch.where(self.member, self._split_losses(split, self.best), torch.nan).double().cpu().numpy()
             for split in (VALIDATION, TEST)

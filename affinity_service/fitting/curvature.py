@@ -154,13 +154,16 @@ class TaskModels:
         _, diagonal = self._ridge(layout, l2)
         return affine(affine(v, self.basis.t()).div_(diagonal), self.basis)
 
-    def solve(self, layout: Layout, v: Tensor, l2: Tensor, tolerance: Tensor, limit: int) -> Tensor:
-        """Per subset approximately curvature⁻¹ v, by conjugate gradients to a relative tolerance (M,)."""
+    def solve(self, layout: Layout, v: Tensor, l2: Tensor, tolerance: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+        """Per subset approximately curvature⁻¹ v, by conjugate gradients to a relative tolerance (M,).
+
+        Returns the solutions (M, d) and the relative residuals (M,) that were reached.
+        """
         ridge, diagonal = self._ridge(layout, l2)
         residual = affine(v, self.basis.t())
         z = residual / diagonal
         rz = torch.linalg.vecdot(residual, z)
-        goal = tolerance.square() * rz
+        start, goal = rz, tolerance.square() * rz
         x, direction = torch.zeros_like(v), z
         for step in range(limit):
             if step and not bool((rz > goal).any()):
@@ -173,7 +176,7 @@ class TaskModels:
             z = residual / diagonal
             rz, before = torch.linalg.vecdot(residual, z), rz
             direction = z.addcmul(torch.where(before > 0, rz / before, 0.0)[:, None], direction)
-        return affine(x, self.basis)
+        return affine(x, self.basis), torch.where(start > 0, rz / start, 0.0).clamp_min(0).sqrt()
 
 
 def _gram(rows: Tensor, weight: Tensor) -> Tensor:

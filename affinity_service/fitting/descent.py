@@ -98,8 +98,8 @@ class Descent:
             state.value.clone(),
         )
         for passes in range(self.limit + 1):
-            step = self._direction(state, layout)
-            converged, finished = self._judge(state, step, passes)
+            step, inexact = self._direction(state, layout)
+            converged, finished = self._judge(state, step, inexact, passes)
             if passes == self.limit:
                 finished.fill_(True)
             if bool(finished.any()):
@@ -133,8 +133,11 @@ class Descent:
             waited=torch.zeros_like(number),
         )  # fmt: skip
 
-    def _direction(self, state: _State, layout: Layout) -> Tensor:
-        """−(inverse Hessian)·gradient by the two-loop recursion; a direction of descent for every subset."""
+    def _direction(self, state: _State, layout: Layout) -> tuple[Tensor, Tensor]:
+        """−(inverse Hessian)·gradient by the two-loop recursion, and how inexact it is.
+
+        It is a direction of descent for every subset.
+        """
         q = state.gradient.clone()
         products = []
         for change, slope, inverse in reversed(state.pairs):
@@ -143,7 +146,7 @@ class Descent:
             products.append(alpha)
         exact = bool(state.exact.any())
         tolerance = torch.where(state.exact, _EXACT_TOLERANCE, _INNER_TOLERANCE)
-        r = self.models.solve(layout, q, state.l2, tolerance, _EXACT_LIMIT if exact else _INNER_LIMIT)
+        r, inexact = self.models.solve(layout, q, state.l2, tolerance, _EXACT_LIMIT if exact else _INNER_LIMIT)
         for (change, slope, inverse), alpha in zip(state.pairs, reversed(products), strict=True):
             beta = inverse * (slope * r).sum(1)
             r.addcmul_((alpha - beta)[:, None], change)
@@ -151,17 +154,22 @@ class Descent:
         if bool(bad.any()):
             simple = self.models.precondition(layout, state.gradient, state.l2)
             r = torch.where(bad[:, None], simple, r)
-        return r.neg_()
+        return r.neg_(), inexact
 
-    def _judge(self, state: _State, step: Tensor, passes: int) -> tuple[Tensor, Tensor]:
+    def _judge(self, state: _State, step: Tensor, inexact: Tensor, passes: int) -> tuple[Tensor, Tensor]:
         """Which subsets will have converged after this step, and which leave, converged or given up."""
         length = step.abs().amax(1)
         # Steps shrink about geometrically; what remains after this one is the rest of the series. The last ratio may
-        # be luck, so the mean one counts as well.
+        # be luck, so the mean one counts as well, and so does what conjugate gradients left of the step.
         first = torch.where(state.first.isfinite(), state.first, length)
         ratio = torch.where(state.length.isfinite(), length / state.length, 1.0)
         mean = (length / first) ** (1 / max(1, passes))
-        believed = torch.where(state.scale < 1, 1.0, torch.maximum(ratio, mean)).nan_to_num(0).clamp(_BEST_RATIO, 0.95)
+        believed = (
+            torch.where(state.scale < 1, 1.0, torch.maximum(ratio, mean))
+            .maximum(2 * inexact)
+            .nan_to_num(0)
+            .clamp(_BEST_RATIO, 0.95)
+        )
         rest = length * believed / (1 - believed)
         size = (state.x + step).abs().amax(1).clamp_min(self.smallest)
         converged = state.moved & (rest <= self.tolerance * size)

@@ -39,7 +39,9 @@ def write_shard(
     task: NDArray[np.int32],
     example: NDArray[np.int64],
     content: Features,
+    flops: float = 0.0,
 ) -> None:
+    """Write one shard; what it cost stays with it, for a run that finds it finished."""
     dimension = content.features.shape[1]
     features = pa.FixedSizeListArray.from_arrays(pa.array(content.features.reshape(-1)), dimension)
     batch = pa.record_batch(
@@ -52,8 +54,14 @@ def write_shard(
             "features": features,
         }
     )
+    batch = batch.replace_schema_metadata({"flops": repr(flops)})
     with folder.writing(shard_name(index)) as stream, pa.ipc.new_file(stream, batch.schema) as writer:
         writer.write_batch(batch)
+
+
+def shard_flops(folder: StudyFolder, index: int) -> float:
+    with folder.filesystem.open_input_file(shard_name(index)) as stream:
+        return float(pa.ipc.open_file(stream).schema.metadata[b"flops"])
 
 
 @dataclass(frozen=True)

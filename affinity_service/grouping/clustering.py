@@ -93,6 +93,10 @@ def cluster(
     groups = groups_of(labels)
     assert len(groups) == groups_wanted
     objective = density(matrix, groups)
+    # Below the smallest normal number rounding is absolute, whatever the scale.
+    rounding = problem.rounding + len(matrix) * float(np.finfo(np.float64).tiny)
+    assert upper >= objective - rounding, "the bound is not valid"
+    # Equal up to rounding: nobody should see a bound a hair below what was reached.
     return Grouping(groups, objective, max(upper, objective), method, groups_wanted)
 
 

@@ -9,11 +9,12 @@ from affinity_service.planning.workload import Subsets, Workload, expected_epoch
 from affinity_service.tasks.sampling import steps_per_epoch
 from affinity_service.tasks.suite import TRAIN, VALIDATION
 
-# Of the subset fits, measured on Yeast (d = 400 and 949) and on 40 tasks with missing labels (d = 400): passes over
-# the rows until a subset has converged (5 to 10), products with the tasks' curvature per pass (14 to 28), and Newton
-# steps to the common reference point with the rows per dimension that they read.
+# Of the subset fits, measured on gradients of Yeast (d = 400 and 949) and of 40 tasks with missing labels (d = 400):
+# passes over the rows until a subset has converged (5 to 10; 3 to 4 where d is below 50); products with the tasks'
+# curvature per pass relative to √d (0.5 to 1.3); Newton steps to the common reference point, and the rows per
+# dimension that they read.
 FIT_PASSES = 6
-FIT_PRODUCTS = 20
+FIT_PRODUCTS = 1.0
 REFERENCE_STEPS = 3
 REFERENCE_ROWS = 20
 
@@ -46,6 +47,11 @@ def gradient_flops(config: Config, work: Workload) -> float:
     return work.labels * (forward + backward + reduction)
 
 
+def fit_products(d: int) -> float:
+    """Conjugate-gradient steps of a pass."""
+    return FIT_PRODUCTS * math.sqrt(d)
+
+
 def fit_flops(config: Config, work: Workload) -> float:
     """Two products per pass over the rows, products with the curvature in between, and what each tile sets up."""
     d, rows = work.dimension(config), sum(work.train)
@@ -53,11 +59,12 @@ def fit_flops(config: Config, work: Workload) -> float:
     tiles = math.ceil(subsets.count / config.fits.tile)
     per_task, validation = rows / work.tasks, sum(work.validation) / work.tasks
     dense = d * work.tasks <= 2 * rows
+    turns = 4 * subsets.count * d * d
     # A task's curvature is kept as a matrix, or as its rows where those are fewer.
-    product = subsets.memberships * (2 * d * d if dense else 4 * per_task * d) + 4 * subsets.count * d * d
-    passes = FIT_PASSES * (4 * subsets.memberships * per_task * d + FIT_PRODUCTS * product)
+    product = subsets.memberships * (2 * d * d if dense else 4 * per_task * d) + (0 if dense else turns)
+    passes = FIT_PASSES * (4 * subsets.memberships * per_task * d + fit_products(d) * product + turns)
     sample = min(rows, max(16 * work.tasks, REFERENCE_ROWS * d))
-    setup = 2 * d * d * (REFERENCE_STEPS * sample + rows + (work.tasks * d if dense else rows))
+    setup = 2 * d * d * (REFERENCE_STEPS * sample + rows + (2 * work.tasks * d if dense else rows))
     return passes + tiles * setup + 2 * subsets.memberships * validation * d
 
 

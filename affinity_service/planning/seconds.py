@@ -11,10 +11,10 @@ import math
 from affinity_service.config import Config
 from affinity_service.planning.flops import (
     FIT_PASSES,
-    FIT_PRODUCTS,
     backward_flops,
     base_model_flops,
     fit_flops,
+    fit_products,
     forward_flops,
     gradient_flops,
 )
@@ -47,10 +47,10 @@ STACK_PER_ACTIVATION = 10
 # A product of stacked small matrices reaches so much of a large one's rate.
 STACK_RATE = 0.6
 # Of a fit's products, thin ones among them; of the outer products that the reduction multiplies.
-FIT_RATE = 0.2
+FIT_RATE = 0.25
 REDUCTION_RATE = 0.6
 # Operations that the FLOP counter watches cost more, in tiny operations.
-COUNTED = 30
+COUNTED = 60
 # float32 signs drawn per second, relative to elementwise operations.
 SIGN_ELEMENTS = 3
 BYTES_PER_SECOND = 3e8
@@ -90,7 +90,7 @@ def fit_seconds(config: Config, work: Workload, machine: Machine, workers: int) 
     subsets = Subsets.of(config, work.tasks)
     tiles = math.ceil(subsets.count / config.fits.tile)
     products = fit_flops(config, work) / (FIT_RATE * rates.linear * _threads(config))
-    operations = tiles * FIT_PASSES * (FIT_PRODUCTS + 3) * (work.tasks + 15) * COUNTED * rates.operation
+    operations = tiles * FIT_PASSES * (fit_products(d) + 3) * (work.tasks + 15) * COUNTED * rates.operation
     copies = tiles * 10 * work.labels * d / rates.elements
     loading = 3 * work.labels * d * 4 / 1e9
     # The last tiles leave workers without work.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affinity_service.errors import UserError
-from affinity_service.tasks.suite import SPLITS, TRAIN, VALIDATION, Suite, Task
+from affinity_service.tasks.suite import SPLITS, TRAIN, VALIDATION, Kind, Suite, Task
 
 
 def check_suite(suite: Suite) -> None:
@@ -25,6 +26,7 @@ def check_suite(suite: Suite) -> None:
     check_finite_inputs(suite)
     for column, task in enumerate(suite.tasks):
         values = suite.labels[:, column]
+        check_kind(task)
         check_labels(task, values)
         if np.isnan(values).all():
             raise UserError(f"task `{task.name}` has no label: all {len(values)} are missing; leave it out")
@@ -40,6 +42,17 @@ def check_suite(suite: Suite) -> None:
                     f"task `{task.name}` has one class only ({part[0]:g}) among its {len(part)} training labels; "
                     "a task needs both; leave it out or raise minimum_positives and minimum_negatives"
                 )
+
+
+def check_kind(task: Task) -> None:
+    """Raise ``UserError`` unless the kind is known and has as many classes as it needs."""
+    if task.kind not in get_args(Kind):
+        raise UserError(f"task `{task.name}`: kind {task.kind!r} is unknown; expected {', '.join(get_args(Kind))}")
+    if task.kind == "multiclass" and task.classes < 2:
+        raise UserError(
+            f"task `{task.name}`: a multiclass task needs 2 or more classes, found {task.classes}; give their number "
+            "as `classes` of its Task"
+        )
 
 
 def check_labels(task: Task, values: NDArray[np.float32]) -> None:

@@ -18,6 +18,7 @@ from affinity_service.errors import UserError
 from affinity_service.tasks.arff import read_arff
 from affinity_service.tasks.checks import check_shapes, check_suite, drop_rare_tasks
 from affinity_service.tasks.csv import read_csv
+from affinity_service.tasks.normalise import normalised
 from affinity_service.tasks.parquet import read_parquet
 from affinity_service.tasks.python import read_python
 from affinity_service.tasks.suite import Suite, standardise_inputs, standardise_targets
@@ -33,7 +34,7 @@ READERS: dict[type[SourceConfig], Callable[..., Suite]] = {
 
 
 def load_suite(source: Source) -> Suite:
-    """Read, check and standardise the suite that the config names.
+    """Read, check, normalise and standardise the suite that the config names.
 
     Raises
     ------
@@ -43,6 +44,7 @@ def load_suite(source: Source) -> Suite:
     suite = READERS[type(source)](source)
     try:
         check_shapes(suite)
+        suite = normalised(suite)
         suite = drop_rare_tasks(suite, source.minimum_positives, source.minimum_negatives)
         check_suite(suite)
         suite = standardise_targets(suite)

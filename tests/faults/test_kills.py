@@ -90,7 +90,7 @@ class Driver:
 
     def epochs(self) -> int:
         """Checkpoints of the base model so far, by their number."""
-        numbers = self.cache.glob("affinity_service/*/base-*/checkpoint_*")
+        numbers = self.cache.glob("affinity_service/*/*/base/checkpoint_*")
         return len({path.name for path in numbers})
 
     def pieces(self, pattern: str) -> dict[str, int]:

@@ -1,5 +1,6 @@
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -43,7 +44,7 @@ def finish(folder, wanted, identity=None):
 
 
 def test_a_stage_is_done_under_its_fingerprint_and_with_its_files_only(folder):
-    assert not folder.begin("fits", "f1", ("fits/",))
+    folder.begin("fits", "f1", ("fits/",))
     folder.write_bytes("fits/a", b"12345")
     assert not folder.is_done("fits", "f1")
     finish(folder, "f1")
@@ -56,11 +57,17 @@ def test_a_stage_is_done_under_its_fingerprint_and_with_its_files_only(folder):
 
 
 def test_an_interrupted_stage_keeps_its_pieces_unless_the_fingerprint_changed(folder):
-    folder.begin("fits", "f1", ("fits/",))
+    first = folder.begin("fits", "f1", ("fits/",))
     folder.write_bytes("fits/a", b"x")
-    assert folder.begin("fits", "f1", ("fits/",))
+    with folder.counting_seconds(first, every=0.01):
+        time.sleep(0.1)
+    again = folder.begin("fits", "f1", ("fits/",))
+    assert again.attempt == first.attempt
+    assert 0.01 <= again.seconds < 10
     assert folder.exists("fits/a")
-    assert not folder.begin("fits", "f2", ("fits/",))
+    other = folder.begin("fits", "f2", ("fits/",))
+    assert other.attempt != first.attempt
+    assert other.seconds == 0
     assert not folder.exists("fits/a")
 
 

@@ -43,3 +43,14 @@ def test_a_lease_that_nobody_renews_is_taken_over(monkeypatch):
     with driver_lock(folder):
         assert folder.read_json(lock.LOCK)["pid"] == os.getpid()
     assert not folder.exists(lock.LOCK)
+
+
+def test_a_driver_whose_lease_was_taken_over_stops_and_leaves_the_other_lock():
+    folder = StudyFolder.at("mock:///bucket/study")
+    other = {"pid": 7, "host": "elsewhere", "started": "now", "token": "y", "renewed": time.time()}
+    with driver_lock(folder) as check:
+        check()
+        folder.write_json(lock.LOCK, other)
+        with pytest.raises(UserError, match="process 7 on elsewhere"):
+            check()
+    assert folder.read_json(lock.LOCK) == other

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 
 import pytest
 from rich.console import Console
 
-from affinity_service.engine.driver import STAGES
 from affinity_service.engine.group_models import STACKABLE_PARAMETERS
 from affinity_service.planning import plan, plan_study
 from affinity_service.planning.machine import Rates, inspect_machine
 from affinity_service.planning.view import assumptions, duration, plan_table, size
+from affinity_service.stages import STAGES
 
 QUANTITIES = ("seconds", "flops", "bytes", "disk_bytes")
 
@@ -103,7 +104,7 @@ def test_epochs_lie_between_the_fewest_and_the_most(config, workload, machine):
 
 def test_the_table_and_the_json_say_the_same(config, workload, machine):
     found = plan_study(config(), workload(), machine)
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))
+    console = Console(width=120, record=True, file=io.StringIO())
     console.print(plan_table(found))
     text = console.export_text()
     content = json.loads(json.dumps(found.to_dict()))
