@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from affinity_service import Study
 from affinity_service.config import Config
-from affinity_service.planning import Plan, inspect_machine, plan_study
+from affinity_service.engine import memory
+from affinity_service.planning import Plan, calibrate, inspect_machine, plan_study
 from affinity_service.planning.workload import Workload
 from affinity_service.tasks import load_suite
 
@@ -63,7 +65,8 @@ def configs(folder: Path) -> list[Config]:
 
 def compare(plan: Plan, timings: list[dict[str, Any]]) -> list[str]:
     """Prints planned, measured and their ratio; names what is outside the factor."""
-    print(f"\n{plan.name} (a process gets {plan.machine.rates.share:.0%} of a core)")
+    before, after = plan.machine.rates.share, calibrate().share
+    print(f"\n{plan.name} (a process gets {before:.0%} of a core before, {after:.0%} after)")
     print(f"{'':<14}" + "".join(f"{f'{name} planned':>17}{'measured':>10}{'ratio':>7}" for name, *_ in QUANTITIES))
     wrong = []
     measured = {timing["name"]: {**timing, "bytes": timing["peak_bytes"]} for timing in timings}
@@ -83,11 +86,21 @@ def compare(plan: Plan, timings: list[dict[str, Any]]) -> list[str]:
     return wrong
 
 
+def family() -> list[psutil.Process]:
+    """This driver and the local Ray below it; other people's Ray workers on the machine are not counted."""
+    driver = psutil.Process()
+    return [driver, *driver.children(recursive=True)]
+
+
 def main() -> None:
+    """Names of configs as arguments run only those."""
+    memory._processes = family
     wrong = []
     with tempfile.TemporaryDirectory() as directory:
         os.environ["XDG_CACHE_HOME"] = directory
         for config in configs(Path(directory)):
+            if sys.argv[1:] and config.name not in sys.argv[1:]:
+                continue
             work = Workload.of(config, load_suite(config.data))
             plan = plan_study(config, work, inspect_machine(directory).calibrated())
             study = Study.run(config, Path(directory, config.name))

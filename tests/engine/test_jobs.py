@@ -26,7 +26,7 @@ from affinity_service import Study
 from affinity_service.engine.session import ENVIRONMENT
 from affinity_service.version import provenance
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(650)]
 BIN = Path(sys.executable).parent
 
 MODULE = """
@@ -53,7 +53,7 @@ SETTINGS = {
     "model": {"hidden": [16]},
     "base": {"epochs": 2, "batch_size": 32, "learning_rate": 0.01},
     "gradients": {"dimension": 16, "shard_rows": 400},
-    "fits": {"subsets": 0, "sizes": [3, 3]},
+    "fits": {"subsets": 0, "tile": 5},
     "groups": {"k": 2},
     "group_models": {"seeds": 1, "random_groupings": 0, "single_tasks": 0},
 }
@@ -61,7 +61,8 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Head:
-    """A cluster of one node. `environment` has its token, and finds it as `auto`."""
+    """A cluster of one CPU, where whatever could wait for each other would. `environment` has its token, and finds it
+    as `auto`."""
 
     url: str
     environment: dict[str, str]
@@ -70,7 +71,7 @@ class Head:
         """The command line; a changed variable that is None is unset."""
         environment = {k: v for k, v in {**self.environment, **changes}.items() if v is not None}
         command = [sys.executable, "-m", "affinity_service", *map(str, arguments)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
     def job(self, *arguments: object, **changes: str | None) -> subprocess.CompletedProcess:
         return self.affinity(*arguments, "--address", self.url, **changes)
@@ -104,7 +105,7 @@ def head() -> Iterator[Head]:
     port = free_port()
     names = ("port", "ray-client-server-port", "dashboard-agent-grpc-port", "metrics-export-port")
     ports = [f"--{name}={free_port()}" for name in names]
-    options = [f"--dashboard-port={port}", "--dashboard-agent-listen-port=0", "--num-cpus=2", "--num-gpus=0"]
+    options = [f"--dashboard-port={port}", "--dashboard-agent-listen-port=0", "--num-cpus=1", "--num-gpus=0"]
     options += ["--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={root}/ray", "--block"]
     log = (root / "head.log").open("w")
     process = subprocess.Popen(
@@ -191,6 +192,7 @@ def test_a_study_begun_as_a_job_is_finished_by_a_run_on_the_same_cluster(head, p
     assert "gradients: found done" in ran.stderr
     for stage in ("fits", "group_models", "report"):
         assert f"{stage}: done in" in ran.stderr
+    assert "fits: asks for 2 × (1 CPU); the cluster's nodes have 1 × (1 CPU): 1 of 2 workers at a time" in ran.stderr
 
 
 def test_workers_on_a_running_cluster_get_our_variables_and_code_and_no_gpu_unasked(head, tmp_path):
@@ -221,7 +223,7 @@ def test_a_run_that_finds_no_place_is_refused(head, project, tmp_path):
     config = write(project, "wide.yaml", data={"source": "yeast"}, resources={"cpus": 64})
     done = head.affinity("run", config, "--study", tmp_path / "study", "--address", "auto")
     assert done.returncode == 2
-    assert "training asks for 1 × (64 CPU) at once; the cluster's nodes have 1 × (2 CPU)" in done.stderr
+    assert "training asks for 1 × (64 CPU) at once; the cluster's nodes have 1 × (1 CPU)" in done.stderr
     assert "resources.wait" in done.stderr
 
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from affinity_service.grouping import METHODS, centre_rows, cluster, select_networks
-from affinity_service.grouping.matrix import symmetrised
+from affinity_service.grouping.matrix import canonical, symmetrised
 from affinity_service.grouping.partition import density, groups_of
+from affinity_service.grouping.sdp import dual_bound, solve_relaxation
 
 entries = st.floats(-1e6, 1e6, allow_subnormal=False)
 
@@ -53,6 +54,20 @@ def test_k_groups_and_a_bound_on_every_partition(problem: tuple[np.ndarray, int]
     assert sorted(task for group in result.groups for task in group) == list(range(len(affinity)))
     optimum = max(density(symmetrised(affinity), groups) for groups in _partitions(len(affinity), k))
     assert result.objective <= optimum <= result.bound
+
+
+@settings(max_examples=40, deadline=None)
+@given(affinities(most=8), st.data())
+def test_the_certified_bound_holds_before_anything_is_clipped(affinity: np.ndarray, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, len(affinity)))
+    problem = canonical(symmetrised(affinity))
+    multipliers = [np.zeros_like(problem.matrix)]
+    if 1 < k < len(affinity) and problem.scale:
+        multipliers.append(solve_relaxation(problem.matrix, k).multipliers)
+    optimum = max(density(symmetrised(affinity), groups) for groups in _partitions(len(affinity), k))
+    for chosen in multipliers:
+        upper = problem.original_units(dual_bound(problem.matrix, k, chosen), k)
+        assert upper + problem.rounding >= optimum
 
 
 @settings(max_examples=40, deadline=None)

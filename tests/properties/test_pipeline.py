@@ -83,6 +83,7 @@ def test_every_valid_suite_gives_a_finite_matrix(suite, reduction, l2, batch_row
     matrix = matrix_from_estimates(suite.names, subsets, estimates.losses, estimates.standard_errors)
     for values in (matrix.affinity, matrix.standard_error, matrix.pair_estimate):
         assert np.isfinite(values).all()
+    assert (matrix.standard_error >= 0).all()
     for k in range(1, len(tasks) + 1):
         groups = cluster(centre_rows(matrix.affinity), k, "agglomerative").groups
         assert len(groups) == k

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from affinity_service.affinity.matrix import AffinityMatrix, matrix_from_estimates
+from affinity_service.errors import UserError
 
 NAMES = ("a", "b", "c", "d")
 
@@ -68,3 +69,28 @@ def test_table_round_trip_and_pandas():
     assert frame.attrs["standard_error"].loc["c", "a"] == matrix.standard_error[2, 0]
     assert (np.diag(matrix.gains()) == 0).all()
     assert matrix.gains()[2, 0] == matrix.affinity[2, 0] - matrix.affinity[2, 2]
+
+
+def test_where_no_pair_has_two_subsets_the_error_is_that_over_examples():
+    subsets = [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
+    losses, _ = estimates(subsets, lambda i, s: i + 0.1 * len(s))
+    errors = [np.array([0.01 * (i + 1) * len(s) for i in s]) for s in subsets]
+    matrix = matrix_from_estimates(NAMES[:3], subsets, losses, errors)
+    expected = np.array([[0.01, 0.03, 0.03], [0.06, 0.02, 0.06], [0.09, 0.09, 0.03]])
+    np.testing.assert_allclose(matrix.standard_error, expected)
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (("b", "a", "c", "d"), r"other tasks \(`a`, `b`, `c`, `d`\); `affinity run` renews it"),
+        (("a", "b", "c", "e"), "other tasks"),
+        (("a", "b", "c"), "other tasks"),
+        (("a", "b", "c", "d", "e"), "other tasks"),
+    ],
+)
+def test_a_table_of_other_tasks_is_refused(names, shown):
+    subsets = [*SINGLES, *PAIRS]
+    table = matrix_from_estimates(NAMES, subsets, *estimates(subsets, lambda i, s: i)).to_table()
+    with pytest.raises(UserError, match=shown):
+        AffinityMatrix.from_table(table, names)

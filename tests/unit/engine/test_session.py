@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from affinity_service.artifacts import StudyFolder
+from affinity_service.engine import session
 from affinity_service.engine.session import ENVIRONMENT, JOB_ENVIRONMENT, beside, check_address, runtime_environment
 from affinity_service.errors import UserError
 
@@ -16,6 +17,16 @@ def test_workers_of_a_cluster_get_variables_and_code():
     found = runtime_environment({"OMP_WAIT_POLICY": "active"}, carry_package=True)
     assert found["env_vars"] == {**ENVIRONMENT, "OMP_WAIT_POLICY": "active"}
     assert [module.rsplit("/", 1)[1] for module in found["py_modules"]] == ["affinity_service"]
+
+
+@pytest.mark.parametrize(("cores", "asked"), [(8, [None]), (2, [None]), (1, [None, 2])])
+def test_a_machine_of_one_core_is_given_to_two_workers(cores, asked, monkeypatch):
+    started = []
+    monkeypatch.setattr(session.ray, "init", lambda _, num_cpus, **rest: started.append(num_cpus))
+    monkeypatch.setattr(session.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(session.ray, "cluster_resources", lambda: {"CPU": started[-1] or cores})
+    session._start()
+    assert started == asked
 
 
 def test_inside_a_job_nothing_is_set_twice():

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from affinity_service.config import MLPConfig, TrainConfig
-from affinity_service.evaluation.stacked import Run, StackedTrainer, split_losses
+from affinity_service.errors import UserError
+from affinity_service.evaluation.stacked import Run, StackedTrainer, _Stack, split_losses
 from affinity_service.evaluation.stacked_adamw import StackedAdamW
 from affinity_service.models import TaskLosses, build_model
 from affinity_service.models.losses import task_weights
@@ -95,3 +96,38 @@ def test_clipping_is_per_model(clipping):
             torch.nn.utils.clip_grad_norm_([alone], clipping)
         torch.optim.AdamW([alone], lr=config.learning_rate, weight_decay=config.weight_decay).step()
         torch.testing.assert_close(stacked["w"][index], alone)
+
+
+def with_dropout(seed):
+    return build_model(MLPConfig(hidden=[6], dropout=0.5), SUITE.inputs.shape[1:], SUITE.tasks, seed)
+
+
+def test_with_dropout_the_same_stack_trained_twice_is_the_same():
+    runs, state = [Run((0, 1), 0), Run((2, 3), 1)], torch.random.get_rng_state()
+    first = StackedTrainer(SUITE, CONFIG, with_dropout, "cpu").train(runs)
+    assert (torch.random.get_rng_state() == state).all()
+    torch.rand(7)
+    for one, other in zip(first, StackedTrainer(SUITE, CONFIG, with_dropout, "cpu").train(runs), strict=True):
+        np.testing.assert_array_equal(one.test, other.test)
+        assert all((one.weights[name] == other.weights[name]).all() for name in one.weights)
+
+
+def test_dropout_masks_differ_between_epochs_and_seeds():
+    def drawn(seed, epoch):
+        stack = _Stack(StackedTrainer(SUITE, CONFIG, with_dropout, "cpu"), [Run((0,), seed)])
+        with stack._seeded(epoch):
+            return torch.rand(3).tolist()
+
+    assert drawn(0, 0) == drawn(0, 0)
+    assert drawn(0, 0) != drawn(0, 1)
+    assert drawn(0, 0) != drawn(1, 0)
+
+
+def test_a_model_that_diverged_is_refused_by_its_tasks_and_seed():
+    # A step of 1e30 makes the weights, and with them every validation loss, infinite.
+    config = CONFIG.model_copy(update={"learning_rate": 1e30, "gradient_clipping": 0.0})
+    with pytest.raises(UserError) as error:
+        StackedTrainer(SUITE, config, build, "cpu").train([Run((0, 3), 17)])
+    message = str(error.value)
+    assert "`up`, `value` with seed 17 diverged" in message
+    assert "lower base.learning_rate (1e+30) or set base.gradient_clipping (0)" in message

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from affinity_service.errors import UserError
-from affinity_service.grouping import METHODS, cluster
+from affinity_service.grouping import METHODS, cluster, clustering
 from affinity_service.grouping.baselines import agglomerative, random_partition, spectral
 from affinity_service.grouping.local_moves import improve
 from affinity_service.grouping.matrix import canonical, symmetrised
@@ -217,3 +217,13 @@ def test_grouping_imports_no_cluster_and_no_torch() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_a_bound_below_what_was_reached_is_a_fault_and_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    affinity = BLOCKS + 0.3 * np.random.default_rng(11).normal(size=(12, 12))
+    problem = canonical(symmetrised(affinity))
+    reached = cluster(affinity, 3, "agglomerative").objective
+    wrong = (reached - problem.original_units(0.0, 3)) / problem.scale - 1e-6
+    monkeypatch.setattr(clustering, "certified_bound", lambda *_: wrong)
+    with pytest.raises(AssertionError, match="not valid"):
+        cluster(affinity, 3, "agglomerative")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -179,3 +181,9 @@ def test_thirteen_tasks_stay_small(study: WriteStudy) -> None:
 def test_no_study_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.yaml is missing"):
         write_report(StudyFolder.at(tmp_path))
+
+
+def test_the_report_needs_no_cluster_and_no_torch() -> None:
+    code = "import sys, affinity_service.report; print(sorted({'ray', 'deepspeed', 'torch'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

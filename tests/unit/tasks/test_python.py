@@ -9,7 +9,7 @@ from affinity_service.tasks import load_suite
 
 MODULE = """
 import numpy as np
-from affinity_service.tasks import Suite
+from affinity_service.tasks import Suite, Task
 
 class Made:
     @staticmethod
@@ -43,6 +43,19 @@ def text_inputs():
 
 def no_rows():
     return suite(rows=0)
+
+def wide_types():
+    good = suite()
+    labels = np.where(good.labels > 0, 1, 0)
+    return Suite(good.inputs.astype(np.float64), labels, good.split.astype(np.int64), list(good.tasks))
+
+def unknown_kind():
+    good = suite()
+    return Suite(good.inputs, good.labels, good.split, (good.tasks[0], Task("b", "binery")))
+
+def one_class():
+    good = suite()
+    return Suite(good.inputs, good.labels, good.split, (good.tasks[0], Task("b", "multiclass")))
 """
 
 
@@ -69,6 +82,13 @@ def test_a_function_of_the_working_directory_makes_the_suite():
 
 
 @pytest.mark.usefixtures("here")
+def test_a_suite_of_wider_types_is_the_same_suite():
+    wide, plain = (load_suite(PythonSource(function=f"my_suites:{name}")) for name in ("wide_types", "suite"))
+    assert (wide.inputs.dtype, wide.labels.dtype, wide.split.dtype) == (np.float32, np.float32, np.int8)
+    assert wide.content_hash == plain.content_hash
+
+
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
@@ -86,6 +106,8 @@ def test_a_function_of_the_working_directory_makes_the_suite():
         ("my_suites:wrong_labels", {}, "my_suites:wrong_labels: labels have shape (60, 1)"),
         ("my_suites:text_inputs", {}, "`inputs` of the suite must be a NumPy array of numbers, found an array of <U"),
         ("my_suites:no_rows", {}, "my_suites:no_rows: the suite has no example"),
+        ("my_suites:unknown_kind", {}, "my_suites:unknown_kind: task `b`: kind 'binery' is unknown"),
+        ("my_suites:one_class", {}, "my_suites:one_class: task `b`: a multiclass task needs 2 or more classes"),
     ],
 )
 def test_what_is_wrong_with_the_function_is_told(function, arguments, message):

@@ -1,3 +1,6 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -5,6 +8,7 @@ from affinity_service.config import YeastSource
 from affinity_service.errors import UserError
 from affinity_service.tasks import TRAIN, VALIDATION, Suite, Task, load_suite
 from affinity_service.tasks.checks import check_suite, drop_rare_tasks
+from affinity_service.tasks.normalise import normalised
 from affinity_service.tasks.sampling import epoch_batches
 from affinity_service.tasks.suite import seeded_split, standardise_inputs, standardise_targets
 from tests.suites import mixed_suite
@@ -117,3 +121,48 @@ def test_fewer_rows_than_a_batch_still_give_one_full_batch():
     (batch,) = epoch_batches(np.arange(3), 8, seed=0, epoch=0)
     assert len(batch) == 8
     assert set(batch) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (Task("odd", "binery"), "task `odd`: kind 'binery' is unknown; expected binary, multiclass, regression"),
+        (Task("odd", "multiclass"), "task `odd`: a multiclass task needs 2 or more classes, found 1"),
+    ],
+)
+def test_a_task_of_unknown_kind_or_without_classes_is_refused(task, message):
+    suite = mixed_suite()
+    with pytest.raises(UserError) as error:
+        check_suite(replace(suite, tasks=(*suite.tasks[:2], task, suite.tasks[3])))
+    assert message in str(error.value)
+
+
+def test_a_normalised_suite_has_one_type_whatever_its_maker_chose():
+    suite = mixed_suite()
+    tasks = [
+        Task(np.str_(t.name), np.str_(t.kind), np.int64(t.classes), np.float32(t.mean), np.float64(t.scale))
+        for t in suite.tasks
+    ]
+    odd = Suite(suite.inputs.astype(np.float64), suite.labels.astype(np.float64), suite.split.astype(np.int64), tasks)
+    plain = normalised(odd)
+    assert (plain.inputs.dtype, plain.labels.dtype, plain.split.dtype) == (np.float32, np.float32, np.int8)
+    assert plain.tasks == suite.tasks
+    assert {type(value) for task in plain.tasks for value in vars(task).values()} == {str, int, float}
+    assert plain.content_hash == suite.content_hash
+    json.dumps(plain.summary())
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("level", "task 2 of the suite is str, expected affinity_service.tasks.Task"),
+        (Task("level", "multiclass", "three"), "task `level`: classes, mean and scale must be numbers"),
+        (Task("level", "multiclass", 2.5), "task `level`: classes, mean and scale must be numbers: classes 2.5"),
+        (Task("level", "multiclass", None), "task `level`: classes, mean and scale must be numbers"),
+    ],
+)
+def test_a_task_that_is_none_is_refused(task, message):
+    suite = mixed_suite()
+    with pytest.raises(UserError) as error:
+        normalised(replace(suite, tasks=(*suite.tasks[:2], task, suite.tasks[3])))
+    assert message in str(error.value)
