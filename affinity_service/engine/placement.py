@@ -58,7 +58,7 @@ def workers_with_room(
         return workers
     if room == 0:
         raise _refusal(stage, f"{together} × ({_amounts(resources.cpus, gpus)})", nodes)
-    warn(f"{stage}: asks for {asked}; {_there(nodes)}: {room} of {workers} workers at a time")
+    warn(f"{room} of {workers} workers at a time: {stage} asks for {asked}; {_there(nodes)}")
     return room
 
 

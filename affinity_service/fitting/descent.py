@@ -164,12 +164,10 @@ class Descent:
         first = torch.where(state.first.isfinite(), state.first, length)
         ratio = torch.where(state.length.isfinite(), length / state.length, 1.0)
         mean = (length / first) ** (1 / max(1, passes))
-        believed = (
-            torch.where(state.scale < 1, 1.0, torch.maximum(ratio, mean))
-            .maximum(2 * inexact)
-            .nan_to_num(0)
-            .clamp(_BEST_RATIO, 0.95)
-        )
+        believed = torch.where(state.scale < 1, 1.0, torch.maximum(ratio, mean)).nan_to_num(0)
+        # One short step says little: parts of the problem that converge slowly may hide below one that does not.
+        least = torch.where(state.exact, _BEST_RATIO, max(_BEST_RATIO, 0.3 * 0.4 ** (passes - 1)))
+        believed = believed.maximum(least).maximum(2 * inexact).clamp_max(0.95)
         rest = length * believed / (1 - believed)
         size = (state.x + step).abs().amax(1).clamp_min(self.smallest)
         converged = state.moved & (rest <= self.tolerance * size)

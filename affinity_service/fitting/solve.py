@@ -15,7 +15,9 @@ from affinity_service.fitting.newton import newton_fit
 from affinity_service.fitting.problem import Array, Members, Rows, check_l2, check_rows, check_subsets
 from affinity_service.fitting.products import full_precision
 
-TOLERANCE = 2e-5
+# Estimated errors of the weights at which the passes end. What single precision could not finish is hard enough for
+# estimates to be deceived, and double precision has digits to spare.
+TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-7}
 DEFAULT_MEMORY = 256 << 20
 _PASSES = {torch.float32: 120, torch.float64: 200}
 _LARGEST_TILE = 2048
@@ -156,7 +158,7 @@ def _descend(
     total = sum(float(torch.linalg.vector_norm(block.rows)) ** 2 for block in blocks)
     mean_square = total / sum(block.rows.numel() for block in blocks)
     smallest = 1e-5 / mean_square**0.5 if mean_square > 0 else 1.0
-    descent = Descent(blocks, models, TOLERANCE, smallest, _PASSES[dtype])
+    descent = Descent(blocks, models, TOLERANCE[dtype], smallest, _PASSES[dtype])
     tile = _tile_size(members, rows.features.shape[1], dtype, memory_bytes)
     outcomes = []
     for begin in range(0, len(members), tile):

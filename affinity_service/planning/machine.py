@@ -18,6 +18,8 @@ REFERENCE_LOOP = 0.0045
 LOOP = 100_000
 # Ray ends processes once the machine's memory is so full (RAY_memory_usage_threshold).
 USABLE_MEMORY = 0.95
+# Half a second tells no smaller share: stages then ran faster than it said.
+LEAST_SHARE = 0.25
 # A local Ray is started with at least so many, see engine/session.py.
 LOCAL_CPUS = 2
 
@@ -112,7 +114,7 @@ def calibrate() -> Rates:
         share = (time.process_time() - busy) / (time.perf_counter() - start)
     finally:
         torch.set_num_threads(threads)
-    return replace(rates, share=min(1.0, max(0.1, share)))
+    return replace(rates, share=min(1.0, max(LEAST_SHARE, share)))
 
 
 def _seconds(call: Callable[[], object], times: int = 2, repeats: int = 5) -> float:

@@ -110,7 +110,9 @@ def plan_study(config: Config, work: Workload, machine: Machine) -> Plan:
         )
 
     idle = memory.analysis_bytes(config, work, machine, fit_workers)
-    small = memory.Bytes(idle.memory, 0.0, 20_000 + 2_000 * tasks)
+    small = memory.Bytes(idle.memory, 0.0, 2_000 + 100 * tasks)
+    # The trials have taken the place of most workers of the fits.
+    left = memory.Bytes(memory.analysis_bytes(config, work, machine, 1).memory, 0.0, 100_000 + 2_000 * tasks)
     base = (config, work, machine)
     stages = (
         row(
@@ -145,7 +147,7 @@ def plan_study(config: Config, work: Workload, machine: Machine) -> Plan:
             seconds.group_model_seconds(*base, last, trial_workers, stacked),
             seconds.group_model_seconds(*base, most, trial_workers, stacked),
         ),
-        row("report", 1, small, 0.0, seconds.report_seconds(machine)),
+        row("report", 1, left, 0.0, seconds.report_seconds(machine)),
     )
     return Plan(
         name=config.name,

@@ -46,9 +46,10 @@ STACK_PER_WEIGHT = 120
 STACK_PER_ACTIVATION = 10
 # A product of stacked small matrices reaches so much of a large one's rate.
 STACK_RATE = 0.6
-# Of a fit's products, thin ones among them; of the outer products that the reduction multiplies.
-FIT_RATE = 0.25
+# The reduction's product with the outer products it has to form first.
 REDUCTION_RATE = 0.6
+# At so many dimensions the fits reach half the rate of a large product (measured: 0.2 to 0.3 of it at 400, 0.4 at 949).
+FIT_HALF_RATE = 1000
 # Operations that the FLOP counter watches cost more, in tiny operations.
 COUNTED = 60
 # float32 signs drawn per second, relative to elementwise operations.
@@ -89,7 +90,7 @@ def fit_seconds(config: Config, work: Workload, machine: Machine, workers: int) 
     rates, d = machine.rates, work.dimension(config)
     subsets = Subsets.of(config, work.tasks)
     tiles = math.ceil(subsets.count / config.fits.tile)
-    products = fit_flops(config, work) / (FIT_RATE * rates.linear * _threads(config))
+    products = fit_flops(config, work) * (1 + FIT_HALF_RATE / d) / (rates.linear * _threads(config))
     operations = tiles * FIT_PASSES * (fit_products(d) + 3) * (work.tasks + 15) * COUNTED * rates.operation
     copies = tiles * 10 * work.labels * d / rates.elements
     loading = 3 * work.labels * d * 4 / 1e9
@@ -104,10 +105,10 @@ def affinity_seconds(config: Config, work: Workload, machine: Machine) -> float:
 
 
 def group_seconds(config: Config, work: Workload, machine: Machine) -> float:
-    """The semidefinite programme by SCS: 0.3 s for 50 tasks, 0.6 for 100, 3 for 200; `auto` also tries many k."""
+    """The semidefinite programme by SCS: 0.3 s for 50 tasks, 0.6 for 100, 3 for 200. `auto` tries many k first."""
     tasks = work.tasks
     programme = 0.3 * (tasks / 50) + 2.0 * (tasks / 200) ** 3 if config.groups.method == "sdp" else 0.0
-    choosing = 2.0 * (tasks / 50) ** 3 if config.groups.k == "auto" else 0.0
+    choosing = 3.0 * (tasks / 200) ** 2 if config.groups.k == "auto" else 0.0
     return (GROUPS + programme + choosing) * machine.rates.interpreter * machine.rates.slowdown
 
 

@@ -66,6 +66,8 @@ def assumptions(plan: Plan) -> str:
         f"({size(machine.free_memory)} free){gpus}, {size(machine.free_disk)} free disk. "
         "Memory is summed over all processes, Ray's own included. Expect numbers within a factor of two."
     )
+    if machine.gpus:
+        text += " Times are those of the processor; a GPU needs less."
     if machine.rates.share < 0.7:
         text += f" The machine is busy: a process gets {machine.rates.share:.0%} of a core, so times are longer now."
     if max(stage.bytes for stage in plan.stages) > machine.free_memory:

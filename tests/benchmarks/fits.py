@@ -77,12 +77,9 @@ def main() -> None:
     n_tasks, rows, d, count = (30, 200, 50, 200) if options.quick else (100, 500, 200, 2000)
     arrays = examples(n_tasks, rows, d)
     subsets = balanced_subsets(n_tasks, 10 * count, (10, 10), 0)
-    print(
-        f"{n_tasks} tasks, {rows} examples each, d={d}, subsets of 10; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    )
-    print(
-        f"{'l2':>7} {'subsets':>8} {'seconds':>8} {'passes':>7} {'lbfgs':>9} {'newton':>9} {'x lbfgs':>8} {'x newton':>8} {'error':>8}"
-    )
+    print(f"{n_tasks} tasks, {rows} examples each, d={d}, subsets of 10; seconds for all subsets")
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print("     l2  subsets     ours  passes     lbfgs    newton  x lbfgs x newton    error")
     for l2 in (1e-1, 1e-2, 1e-3, 1e-4):
         few = subsets[:count]
         solve_subsets(*arrays, few, l2)

@@ -192,7 +192,7 @@ def test_a_study_begun_as_a_job_is_finished_by_a_run_on_the_same_cluster(head, p
     assert "gradients: found done" in ran.stderr
     for stage in ("fits", "group_models", "report"):
         assert f"{stage}: done in" in ran.stderr
-    assert "fits: asks for 2 × (1 CPU); the cluster's nodes have 1 × (1 CPU): 1 of 2 workers at a time" in ran.stderr
+    assert "1 of 2 workers at a time: fits asks for 2 × (1 CPU); the cluster's nodes have 1 × (1 CPU)" in ran.stderr
 
 
 def test_workers_on_a_running_cluster_get_our_variables_and_code_and_no_gpu_unasked(head, tmp_path):

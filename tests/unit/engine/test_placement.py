@@ -45,7 +45,7 @@ def test_workers_beyond_the_room_run_in_turn(cluster):
     cluster({"CPU": 1})
     said = []
     assert workers_with_room("fits", 2, ResourceConfig(), said.append) == 1
-    assert said == ["fits: asks for 2 × (1 CPU); the cluster's nodes have 1 × (1 CPU): 1 of 2 workers at a time"]
+    assert said == ["1 of 2 workers at a time: fits asks for 2 × (1 CPU); the cluster's nodes have 1 × (1 CPU)"]
     cluster({"CPU": 8, "GPU": 1})
     assert workers_with_room("fits", 2, ResourceConfig(), said.append) == 1
     assert "2 × (1 CPU, 1 GPU)" in said[1]
