@@ -19,8 +19,11 @@ from affinity_service.fitting.products import full_precision
 # estimates to be deceived, and double precision has digits to spare.
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-7}
 DEFAULT_MEMORY = 256 << 20
+Precision = Literal["auto", "mixed", "double"]
 _PASSES = {torch.float32: 120, torch.float64: 200}
 _LARGEST_TILE = 2048
+# Multiplications of one pass up to which double precision is not felt.
+_SMALL_WORK = 1e8
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def fit_subsets(
     l2: float | Sequence[float] | Array,
     *,
     kinds: Sequence[str] | None = None,
-    precision: Literal["mixed", "double"] = "mixed",
+    precision: Precision = "auto",
     memory_bytes: int = DEFAULT_MEMORY,
 ) -> Any:
     """The minimisers of all subsets' objectives, as an array (M, d) of the caller's kind and floating type.
@@ -65,7 +68,7 @@ def fit_subsets(
         l2: positive penalty, one number or one per subset.
         kinds: "logistic" or "squared" per task; all logistic by default.
         precision: "mixed" computes in float32 and repeats in float64 what rounding kept from converging; "double"
-            computes everything in float64.
+            computes everything in float64; "auto" is "double" for problems so small that it costs nothing.
         memory_bytes: rough bound on the working memory beside two copies of the features; larger designs run in tiles.
 
     Returns:
@@ -102,7 +105,7 @@ def solve_subsets(
     l2: float | Sequence[float] | Array,
     *,
     kinds: Sequence[str] | None = None,
-    precision: Literal["mixed", "double"] = "mixed",
+    precision: Precision = "auto",
     memory_bytes: int = DEFAULT_MEMORY,
 ) -> FitResult:
     """Like `fit_subsets`, with iterations, convergence and objective per subset instead of an error.
@@ -113,8 +116,8 @@ def solve_subsets(
     rows = check_rows(features, margins, targets, task_of_row, kinds)
     members = check_subsets(subsets, rows.task, rows.n_tasks)
     penalties = check_l2(l2, len(members)).to(rows.features.device)
-    if precision not in ("mixed", "double"):
-        raise UserError(f"precision is {precision!r}; 'mixed' or 'double' is expected")
+    if precision not in ("auto", "mixed", "double"):
+        raise UserError(f"precision is {precision!r}; 'auto', 'mixed' or 'double' is expected")
     with torch.no_grad(), full_precision():
         outcome = _solve(rows, members, penalties, precision, memory_bytes)
     weights = outcome.weights.to(rows.features.dtype)
@@ -128,7 +131,9 @@ def _solve(rows: Rows, members: Members, l2: Tensor, precision: str, memory_byte
     m, d = len(members), rows.features.shape[1]
     if m == 0 or d == 0:
         return _trivial(rows, members, l2)
-    first = torch.float64 if precision == "double" else torch.float32
+    work = d * int(torch.bincount(rows.task.cpu(), minlength=rows.n_tasks)[members.task].sum())
+    double = precision == "double" or (precision == "auto" and work <= _SMALL_WORK)
+    first = torch.float64 if double else torch.float32
     outcome = _descend(rows, members, l2, first, memory_bytes, None)
     failed = torch.nonzero(~outcome.converged).flatten()
     if len(failed) and first == torch.float32:
