@@ -326,6 +326,9 @@ def _run(config: Any, study: str | None, address: str | None, quiet: bool, until
     from affinity_service.study import Study
 
     if quiet or not out.is_terminal:
+        if not quiet:
+            # No terminal for a progress bar: a file or a job's log gets its lines.
+            logging.getLogger("affinity_service").setLevel(logging.INFO)
         return Study.run(config, study, address, LogReporter(), until)
     reporter = RichReporter(out)
     try:

@@ -39,9 +39,13 @@ def peak_memory(seconds: float = 1.0) -> Iterator[Peak]:
 
 
 def _processes() -> list[psutil.Process]:
-    """The driver with its children; a local Ray's processes are among them, a cluster's workers are added."""
+    """The driver with its children. A local Ray's processes are among them; of a cluster that is only joined, the
+    workers on this machine are added."""
     driver = psutil.Process()
     family = {driver.pid: driver, **{p.pid: p for p in driver.children(recursive=True)}}
+    with contextlib.suppress(psutil.Error):
+        if any(process.name() == "raylet" for process in family.values()):
+            return list(family.values())
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.pid not in family and process.cmdline()[:1] and process.cmdline()[0].startswith("ray::"):

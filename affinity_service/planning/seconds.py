@@ -37,7 +37,7 @@ ENGINE_WORKER = 0.003
 GRADIENT_START = 5.0
 FIT_START = 5.5
 TUNE_START = 10.0
-REPORT = 2.0
+REPORT = 1.5
 AFFINITY, GROUPS = 0.15, 0.6
 # A step of stacked training in tiny operations (vmap, autograd, optimizer), and the elementwise operations it makes per
 # weight (the optimizer's passes over fresh memory) and per activation.
@@ -51,7 +51,7 @@ REDUCTION_RATE = 0.6
 # At so many dimensions the fits reach half the rate of a large product (measured: 0.2 to 0.3 of it at 400, 0.4 at 949).
 FIT_HALF_RATE = 1000
 # Operations that the FLOP counter watches cost more, in tiny operations.
-COUNTED = 60
+COUNTED = 120
 # float32 signs drawn per second, relative to elementwise operations.
 SIGN_ELEMENTS = 3
 BYTES_PER_SECOND = 3e8

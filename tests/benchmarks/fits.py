@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -53,7 +54,7 @@ def scikit_learn(arrays: tuple[np.ndarray, ...], subsets: list[tuple[int, ...]],
         x, y = features[own], targets[own]
         # All tasks have equally many rows, so the mean over tasks is the mean over rows and C its inverse weight.
         model = LogisticRegression(C=1 / (l2 * len(y)), fit_intercept=False, solver=solver, tol=1e-6, max_iter=1000)
-        times.append(seconds(lambda model=model, x=x, y=y: model.fit(x, y)))
+        times.append(seconds(partial(model.fit, x, y)))
     return times
 
 
@@ -83,10 +84,11 @@ def main() -> None:
     for l2 in (1e-1, 1e-2, 1e-3, 1e-4):
         few = subsets[:count]
         solve_subsets(*arrays, few, l2)
-        times, theirs = [], {"lbfgs": [], "newton-cholesky": []}
+        times: list[float] = []
+        theirs: dict[str, list[float]] = {"lbfgs": [], "newton-cholesky": []}
         for _ in range(REPETITIONS):
             # Alternating, so that a busy machine slows all of them.
-            times.append(seconds(lambda l2=l2, few=few: solve_subsets(*arrays, few, l2)))
+            times.append(seconds(partial(solve_subsets, *arrays, few, l2)))
             for solver, measured in theirs.items():
                 measured.extend(scikit_learn(arrays, few, l2, solver))
         ours = statistics.median(times)
@@ -101,8 +103,8 @@ def main() -> None:
             f"{lbfgs / ours:8.0f} {newton / ours:8.0f} {max(errors):8.1e}",
             flush=True,
         )
-    many = statistics.median(seconds(lambda: solve_subsets(*arrays, subsets, 1e-2)) for _ in range(3))
-    few_seconds = statistics.median(seconds(lambda: solve_subsets(*arrays, subsets[:count], 1e-2)) for _ in range(3))
+    many = statistics.median(seconds(partial(solve_subsets, *arrays, subsets, 1e-2)) for _ in range(3))
+    few_seconds = statistics.median(seconds(partial(solve_subsets, *arrays, subsets[:count], 1e-2)) for _ in range(3))
     size = [str(n_tasks), str(rows), str(d)]
     peaks = [peak_bytes([*size, str(number)]) / 2**20 for number in (count, 10 * count)]
     print(f"ten times the subsets: time x{many / few_seconds:.1f}, peak memory {peaks[0]:.0f} -> {peaks[1]:.0f} MiB")
