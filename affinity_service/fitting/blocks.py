@@ -19,6 +19,8 @@ from affinity_service.fitting.products import affine
 _WORK = {"cpu": 1 << 18, "cuda": 1 << 26}
 _ROWS_PER_BLOCK = {"cpu": 512, "cuda": 1 << 18}
 _MIN_PIECE = 64
+# oneDNN compiles a kernel for every new shape: shapes should recur as subsets leave.
+_SLOT_MULTIPLE = 16
 # A padded logistic row has zero features and this offset: its loss and gradient vanish.
 _PADDING_OFFSET = -80.0
 
@@ -146,8 +148,8 @@ def _groups(used: Sequence[int], counts: Sequence[int], kinds: Sequence[Kind], l
 class Layout:
     """Where the weights of each (subset, task) pair lie when they are stacked by task.
 
-    A block of B tasks, of which the most frequent one is in m subsets, takes B·m consecutive slots; slots of rarer
-    tasks that stay empty repeat subset 0 and are never read.
+    A block of B tasks, of which the most frequent one is in about m subsets, takes B·m consecutive slots; slots that
+    stay empty repeat subset 0 and are never read.
     """
 
     def __init__(self, blocks: Sequence[TaskBlock], members: Members, device: torch.device) -> None:
@@ -162,6 +164,7 @@ class Layout:
         for number, block in enumerate(blocks):
             n_tasks = len(block.tasks)
             m = int(count[first : first + n_tasks].max())
+            m += -m % _SLOT_MULTIPLE if m > 2 * _SLOT_MULTIPLE else 0
             slots.append(total + m * torch.arange(n_tasks))
             if m:
                 self._parts.append((number, total, n_tasks, m))

@@ -16,6 +16,8 @@ from affinity_service.fitting.products import affine
 
 _REFERENCE_ROWS = 20  # rows of the sample per dimension
 _REFERENCE_STEPS = 8
+# Below this the kernels for bfloat16 take longer to start than to run.
+_COARSE_DIMENSIONS = 128
 
 
 def reference_point(blocks: Sequence[TaskBlock], l2: float) -> Tensor:
@@ -135,7 +137,10 @@ class TaskModels:
         if self.dense:
             out, parts = layout.stack(v.to(self.coarse))
             for number, x, y in parts:
-                torch.bmm(x, self.curvature[number], out=y)
+                if self.coarse == v.dtype:
+                    y.copy_(affine(x[0], self.curvature[number][0]) if len(x) == 1 else x @ self.curvature[number])
+                else:
+                    torch.bmm(x, self.curvature[number], out=y)
             return layout.mean(out).to(v.dtype).addcmul_(ridge, v)
         out, parts = layout.stack(affine(v, self.basis))
         for number, x, y in parts:
@@ -189,7 +194,7 @@ def _gram(rows: Tensor, weight: Tensor) -> Tensor:
 
 def _coarse_dtype(like: Tensor) -> torch.dtype:
     """bfloat16 where the device multiplies it faster than float32, for products that need two digits."""
-    if like.dtype != torch.float32:
+    if like.dtype != torch.float32 or len(like) < _COARSE_DIMENSIONS:
         return like.dtype
     if like.device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else like.dtype

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from affinity_service import Study
 from affinity_service.config import Config
-from affinity_service.engine import memory
 from affinity_service.planning import Plan, calibrate, inspect_machine, plan_study
 from affinity_service.planning.workload import Workload
 from affinity_service.tasks import load_suite
@@ -86,15 +84,8 @@ def compare(plan: Plan, timings: list[dict[str, Any]]) -> list[str]:
     return wrong
 
 
-def family() -> list[psutil.Process]:
-    """This driver and the local Ray below it; other people's Ray workers on the machine are not counted."""
-    driver = psutil.Process()
-    return [driver, *driver.children(recursive=True)]
-
-
 def main() -> None:
     """Names of configs as arguments run only those."""
-    memory._processes = family
     wrong = []
     with tempfile.TemporaryDirectory() as directory:
         os.environ["XDG_CACHE_HOME"] = directory

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import psutil
 import pytest
 
 from affinity_service import Study, UserError
 from affinity_service.artifacts import StudyFolder
-from affinity_service.engine import memory
 from affinity_service.planning import calibrate, inspect_machine, plan_study
 from affinity_service.planning.workload import Workload
 from affinity_service.tasks import load_suite
@@ -18,14 +16,6 @@ from tests.suites import mixed_suite
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("ray_session")]
 
 
-@pytest.fixture
-def own_processes(monkeypatch):
-    """Only the local Ray below this process: workers of other Rays on the machine would be counted too."""
-    driver = psutil.Process()
-    monkeypatch.setattr(memory, "_processes", lambda: [driver, *driver.children(recursive=True)])
-
-
-@pytest.mark.usefixtures("own_processes")
 def test_a_run_takes_what_was_planned_within_a_factor_of_two(small_config, tmp_path):
     config = small_config(mixed_suite(rows=900), base={"epochs": 6, "patience": 6}, gradients={"shard_rows": 4096})
     work, machine = Workload.of(config, load_suite(config.data)), inspect_machine(tmp_path)
