@@ -1,4 +1,4 @@
-"""The quadratic model of every task at one common reference point, and Newton systems of subsets solved with it.
+"""The quadratic model of every task at one common reference point.
 
 The reference is the minimiser for all tasks together (on a sample of the rows). Expanding each task there makes the
 first step of every subset a Newton step that reads no example, and its curvature the preconditioner of all later
@@ -10,12 +10,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from affinity_service.fitting.blocks import LOSSES, Layout, Loss, TaskBlock
+from affinity_service.fitting.blocks import LOSSES, Loss, TaskBlock
 from affinity_service.fitting.problem import Kind
-from affinity_service.fitting.products import affine
+from affinity_service.fitting.products import affine, multiply
 
 _REFERENCE_ROWS = 20  # rows of the sample per dimension
 _REFERENCE_STEPS = 8
+# Elements of temporary matrices while they change coordinates.
+_CHUNK = 1 << 20
 # Below this the kernels for bfloat16 take longer to start than to run.
 _COARSE_DIMENSIONS = 128
 
@@ -91,8 +93,10 @@ class TaskModels:
         self.w = w
         self.blocks = blocks
         self.dense = d * n_tasks <= 2 * n_rows
-        weights, curvature, losses, gradients = [], [], [], []
+        weights, losses, gradients = [], [], []
+        curvature = torch.empty(n_tasks if self.dense else 0, d, d, dtype=w.dtype, device=w.device)
         mean = torch.zeros(d, d, dtype=w.dtype, device=w.device)
+        first = 0
         for block in blocks:
             loss, b = LOSSES[block.kind], len(block.tasks)
             u = block.scores(w.expand(b, 1, d))
@@ -101,8 +105,10 @@ class TaskModels:
             weight = loss.curvatures(u)[:, 0] / block.counts[:, None]
             weights.append(weight)
             if self.dense:
-                curvature.append(_gram(block.rows, weight))
-                mean += curvature[-1].sum(0)
+                weighted = (block.rows * weight[:, :, None]).transpose(1, 2)
+                multiply(weighted, block.rows, curvature[first : first + b])
+                mean += curvature[first : first + b].sum(0)
+                first += b
             else:
                 flat = block.rows.reshape(-1, d)
                 mean.addmm_(flat.t(), flat * weight.reshape(-1, 1))
@@ -114,82 +120,23 @@ class TaskModels:
         scale = (values.clamp_min(0) + l2).clamp_min(max(floor, torch.finfo(w.dtype).tiny)).rsqrt()
         self.basis = vectors * scale
         self.square = scale.square()
-        self.coarse = w.dtype if exact else _coarse_dtype(w)
+        self.weights = weights
+        self.curvature = torch.empty(curvature.shape, dtype=w.dtype if exact else _coarse_dtype(w), device=w.device)
         if self.dense:
-            turned = [self._turn(part) for part in curvature]
-            diagonals = [part.diagonal(dim1=1, dim2=2) for part in turned]
-            self.curvature = [part.to(self.coarse) for part in turned]
+            diagonals = []
+            step = max(1, _CHUNK // (d * d))
+            for begin in range(0, n_tasks, step):
+                turned = self._turn(self._turn(curvature[begin : begin + step]))
+                diagonals.append(turned.diagonal(dim1=1, dim2=2).clone())
+                self.curvature[begin : begin + step] = turned
         else:
-            diagonals = [
-                torch.einsum("bnj,bn->bj", (block.rows @ self.basis).square(), weight)
-                for block, weight in zip(blocks, weights, strict=True)
-            ]
-            self.curvature = weights
+            squares = [(block.rows @ self.basis).square() for block in blocks]
+            diagonals = [torch.bmm(a[:, None], b)[:, 0] for a, b in zip(weights, squares, strict=True)]
         self.diagonals = torch.cat(diagonals)
 
-    def _turn(self, curvature: Tensor) -> Tensor:
-        """basisᵀ·curvature·basis for symmetric matrices (B, d, d)."""
-        half = affine(curvature.view(-1, len(self.w)), self.basis.t()).view_as(curvature)
-        return torch.cat([affine(self.basis.t(), part.t())[None] for part in half])
-
-    def _product(self, layout: Layout, v: Tensor, ridge: Tensor) -> Tensor:
-        """Curvature of each subset times v (M, d), in coordinates ω; ridge (M, d) is that of the penalty."""
-        if self.dense:
-            out, parts = layout.stack(v.to(self.coarse))
-            for number, x, y in parts:
-                if self.coarse == v.dtype:
-                    y.copy_(affine(x[0], self.curvature[number][0]) if len(x) == 1 else x @ self.curvature[number])
-                else:
-                    torch.bmm(x, self.curvature[number], out=y)
-            return layout.mean(out).to(v.dtype).addcmul_(ridge, v)
-        out, parts = layout.stack(affine(v, self.basis))
-        for number, x, y in parts:
-            block = self.blocks[number]
-            y.copy_(block.back(block.products(x).mul_(self.curvature[number][:, None, :])))
-        return affine(layout.mean(out), self.basis.t()).addcmul_(ridge, v)
-
-    def _ridge(self, layout: Layout, l2: Tensor) -> tuple[Tensor, Tensor]:
-        """Curvature of the penalty and of the whole objective along the coordinates ω, (M, d) each."""
-        ridge = l2[:, None] * self.square
-        diagonal = layout.mean_of_tasks(self.diagonals).add_(ridge)
-        return ridge, diagonal.clamp_min_(10 * torch.finfo(l2.dtype).eps)
-
-    def precondition(self, layout: Layout, v: Tensor, l2: Tensor) -> Tensor:
-        """v times the inverse of the diagonal of each subset's curvature in coordinates ω."""
-        _, diagonal = self._ridge(layout, l2)
-        return affine(affine(v, self.basis.t()).div_(diagonal), self.basis)
-
-    def solve(self, layout: Layout, v: Tensor, l2: Tensor, tolerance: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-        """Per subset approximately curvature⁻¹ v, by conjugate gradients to a relative tolerance (M,).
-
-        Returns the solutions (M, d) and the relative residuals (M,) that were reached.
-        """
-        ridge, diagonal = self._ridge(layout, l2)
-        residual = affine(v, self.basis.t())
-        z = residual / diagonal
-        rz = torch.linalg.vecdot(residual, z)
-        start, goal = rz, tolerance.square() * rz
-        x, direction = torch.zeros_like(v), z
-        for step in range(limit):
-            if step and not bool((rz > goal).any()):
-                break
-            along = self._product(layout, direction, ridge)
-            curvature = torch.linalg.vecdot(direction, along)
-            alpha = torch.where(curvature > 0, rz / curvature, 0.0)[:, None]
-            x.addcmul_(alpha, direction)
-            residual.addcmul_(alpha, along, value=-1)
-            z = residual / diagonal
-            rz, before = torch.linalg.vecdot(residual, z), rz
-            direction = z.addcmul(torch.where(before > 0, rz / before, 0.0)[:, None], direction)
-        return affine(x, self.basis), torch.where(start > 0, rz / start, 0.0).clamp_min(0).sqrt()
-
-
-def _gram(rows: Tensor, weight: Tensor) -> Tensor:
-    """rowsᵀ·diag(weight)·rows for stacks: rows (B, n, d), weight (B, n) → (B, d, d)."""
-    if len(rows) > 1:
-        return torch.bmm((rows * weight[:, :, None]).transpose(1, 2), rows)
-    columns = rows[0].t().contiguous()
-    return affine(columns * weight, columns)[None]
+    def _turn(self, matrices: Tensor) -> Tensor:
+        """(matrix·basis)ᵀ for each of (T, d, d): twice this is basisᵀ·matrix·basis."""
+        return affine(matrices.reshape(-1, len(self.w)), self.basis.t()).view_as(matrices).transpose(1, 2)
 
 
 def _coarse_dtype(like: Tensor) -> torch.dtype:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
-from affinity_service.fitting.blocks import Layout, TaskBlock, evaluate
+from affinity_service.fitting.blocks import TaskBlock
 from affinity_service.fitting.curvature import TaskModels
+from affinity_service.fitting.layout import Layout, evaluate
 from affinity_service.fitting.problem import Members
+from affinity_service.fitting.systems import Systems
 
 _PAIRS = 16
 _ARMIJO = 1e-4
@@ -89,6 +91,7 @@ class Descent:
     def run(self, members: Members, l2: Tensor, exact: Tensor, start: Tensor | None = None) -> Outcome:
         """l2 (M,); exact (M,) marks subsets of squared losses, whose models are exact; start (M, d)."""
         layout = Layout(self.blocks, members, l2.device)
+        systems = Systems(self.models, layout, l2)
         state = self._begin(layout, l2, exact, start)
         out = Outcome(
             state.x.clone(),
@@ -98,7 +101,7 @@ class Descent:
             state.value.clone(),
         )
         for passes in range(self.limit + 1):
-            step, inexact = self._direction(state, layout)
+            step, inexact = _direction(state, systems)
             converged, finished = self._judge(state, step, inexact, passes)
             if passes == self.limit:
                 finished.fill_(True)
@@ -110,6 +113,7 @@ class Descent:
                 state.take(keep)
                 step = step[keep]
                 layout = Layout(self.blocks, members.take(state.number.cpu()), l2.device)
+                systems = Systems(self.models, layout, state.l2)
             self._try(state, layout, step)
         return out
 
@@ -132,29 +136,6 @@ class Descent:
             moved=torch.ones_like(exact), length=infinite, first=infinite, shortest=infinite,
             waited=torch.zeros_like(number),
         )  # fmt: skip
-
-    def _direction(self, state: _State, layout: Layout) -> tuple[Tensor, Tensor]:
-        """−(inverse Hessian)·gradient by the two-loop recursion, and how inexact it is.
-
-        It is a direction of descent for every subset.
-        """
-        q = state.gradient.clone()
-        products = []
-        for change, slope, inverse in reversed(state.pairs):
-            alpha = inverse * (change * q).sum(1)
-            q.addcmul_(alpha[:, None], slope, value=-1)
-            products.append(alpha)
-        exact = bool(state.exact.any())
-        tolerance = torch.where(state.exact, _EXACT_TOLERANCE, _INNER_TOLERANCE)
-        r, inexact = self.models.solve(layout, q, state.l2, tolerance, _EXACT_LIMIT if exact else _INNER_LIMIT)
-        for (change, slope, inverse), alpha in zip(state.pairs, reversed(products), strict=True):
-            beta = inverse * (slope * r).sum(1)
-            r.addcmul_((alpha - beta)[:, None], change)
-        bad = ~((r * state.gradient).sum(1) > 0)
-        if bool(bad.any()):
-            simple = self.models.precondition(layout, state.gradient, state.l2)
-            r = torch.where(bad[:, None], simple, r)
-        return r.neg_(), inexact
 
     def _judge(self, state: _State, step: Tensor, inexact: Tensor, passes: int) -> tuple[Tensor, Tensor]:
         """Which subsets will have converged after this step, and which leave, converged or given up."""
@@ -214,6 +195,30 @@ class Descent:
         state.value = torch.where(good, value, state.value)
         state.gradient = torch.where(good[:, None], gradient, state.gradient)
         state.moved = good
+
+
+def _direction(state: _State, systems: Systems) -> tuple[Tensor, Tensor]:
+    """−(inverse Hessian)·gradient by the two-loop recursion, and how inexact it is.
+
+    It is a direction of descent for every subset.
+    """
+    q = state.gradient.clone()
+    products = []
+    for change, slope, inverse in reversed(state.pairs):
+        alpha = inverse * (change * q).sum(1)
+        q.addcmul_(alpha[:, None], slope, value=-1)
+        products.append(alpha)
+    exact = bool(state.exact.any())
+    tolerance = torch.where(state.exact, _EXACT_TOLERANCE, _INNER_TOLERANCE)
+    r, inexact = systems.solve(q, tolerance, _EXACT_LIMIT if exact else _INNER_LIMIT)
+    for (change, slope, inverse), alpha in zip(state.pairs, reversed(products), strict=True):
+        beta = inverse * (slope * r).sum(1)
+        r.addcmul_((alpha - beta)[:, None], change)
+    bad = ~((r * state.gradient).sum(1) > 0)
+    if bool(bad.any()):
+        simple = systems.precondition(state.gradient)
+        r = torch.where(bad[:, None], simple, r)
+    return r.neg_(), inexact
 
 
 def _record(out: Outcome, state: _State, step: Tensor, converged: Tensor, finished: Tensor, passes: int) -> None:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from affinity_service.errors import UserError
-from affinity_service.fitting.blocks import LOSSES, Layout, TaskBlock, build_blocks, work_size
+from affinity_service.fitting.blocks import LOSSES, TaskBlock, build_blocks, work_size
+from affinity_service.fitting.layout import Layout
 from affinity_service.fitting.problem import Array, as_tensor, check_finite, check_rows, check_subsets
 from affinity_service.fitting.products import full_precision
 
@@ -77,10 +78,9 @@ def predicted_losses(
 
 def _losses(blocks: Sequence[TaskBlock], layout: Layout, w: Tensor) -> tuple[Tensor, Tensor]:
     """Means and standard errors of the pairs of a layout."""
-    _, parts = layout.stack(w)
     means, errors = [], []
-    for number, x, _ in parts:
-        block = blocks[number]
+    for part in layout.stack(w).blocks:
+        block, x = blocks[part.number], part.x
         step = max(1, work_size(w.device) // max(1, block.rows.shape[0] * block.rows.shape[1]))
         moments = [_moments(block, x[:, i : i + step]) for i in range(0, x.shape[1], step)]
         means.append(torch.cat([mean for mean, _ in moments], 1).flatten())

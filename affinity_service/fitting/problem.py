@@ -201,6 +201,8 @@ def _as_list(subset: Any, number: int) -> list[int]:
         tasks = list(values)
     except TypeError:
         raise UserError(f"subset {number} is {subset!r}; a list of task numbers is expected") from None
+    if set(map(type, tasks)) == {int}:
+        return tasks
     for task in tasks:
         if isinstance(task, bool) or not isinstance(task, int | np.integer):
             raise UserError(f"subset {number} contains {task!r}; integer task numbers are expected")

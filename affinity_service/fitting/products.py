@@ -48,6 +48,14 @@ def affine(x: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
     return torch.addmm(b, x, a.t())
 
 
+def multiply(x: Tensor, y: Tensor, out: Tensor) -> None:
+    """Writes x @ y for stacks (B, m, k) and (B, k, n). A stack of one would run on a single core in `torch.bmm`."""
+    if len(x) == 1:
+        torch.mm(x[0], y[0], out=out[0])
+    else:
+        torch.bmm(x, y, out=out)
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
     """No TF32 or bfloat16 inside float32 products: their rounding would hide the end of a fit."""

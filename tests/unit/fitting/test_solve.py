@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from affinity_service.errors import UserError
-from affinity_service.fitting import blocks, descent, fit_subset_reference, fit_subsets, solve, solve_subsets
+from affinity_service.fitting import blocks, fit_subset_reference, fit_subsets, solve, solve_subsets
+from affinity_service.fitting.systems import Systems
 
 
 def assert_agree(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-4) -> None:
@@ -173,13 +174,13 @@ def test_a_fit_that_failed_is_never_silent(make: Callable, monkeypatch: pytest.M
 
 def test_steps_that_overshoot_are_shortened(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = make([60] * 5, 10, margin=8.0)
-    honest = descent.TaskModels.solve
+    honest = Systems.solve
 
     def far_too_long(*arguments):
         step, inexact = honest(*arguments)
         return 50 * step, inexact
 
-    monkeypatch.setattr(descent.TaskModels, "solve", far_too_long)
+    monkeypatch.setattr(Systems, "solve", far_too_long)
     result = solve_subsets(*examples.arrays, SUBSETS, 1e-2, precision="mixed")
     assert_agree(result.weights, references(examples, SUBSETS, 1e-2))
 
