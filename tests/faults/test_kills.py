@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from affinity_service import Study
+from affinity_service.tables import read_table
 from tests.suites import mixed_suite, small_settings, write_suite
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
@@ -31,12 +32,13 @@ PATIENCE = 240
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A config whose stages consist of many small pieces, so that a kill finds some finished and some not."""
     root = tmp_path_factory.mktemp("faults")
-    suite = mixed_suite(rows=1500, features=8)
+    suite = mixed_suite(rows=900, features=8)
     settings = small_settings(suite, write_suite(suite, root / "suite.parquet"))
-    settings["base"] |= {"epochs": 30, "patience": 30, "learning_rate": 0.003}
+    settings["base"] |= {"epochs": 12, "patience": 12, "learning_rate": 0.003}
     # Nearly as many backward passes as rows: slow enough to be caught at work.
-    settings["gradients"] |= {"dimension": 512, "shard_rows": 250, "batch_rows": 2, "workers": 2}
+    settings["gradients"] |= {"dimension": 512, "shard_rows": 200, "batch_rows": 2, "workers": 2}
     settings["fits"] |= {"tile": 1, "workers": 2}
+    settings["group_models"] |= {"models_per_trial": 4, "workers": 2}
     (root / "config.yaml").write_text(yaml.safe_dump(settings))
     return root
 
@@ -44,14 +46,14 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Driver:
     """`affinity run` in a process of its own, with the study's files and its Ray processes in sight."""
 
-    def __init__(self, root: Path, study: Path, log: str) -> None:
+    def __init__(self, root: Path, study: Path, log: str, until: str) -> None:
         self.study, self.log_path = study, root / f"{study.name}-{log}.log"
         self.cache = root / f"cache-{study.name}"
         self.environment = {**os.environ, "XDG_CACHE_HOME": str(self.cache)}
         command = [sys.executable, "-m", "affinity_service", "-v", "run", str(root / "config.yaml")]
         with self.log_path.open("w") as stream:
             self.process = subprocess.Popen(
-                [*command, "--study", str(study), "--until", "affinity"],
+                [*command, "--study", str(study), "--until", until],
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 env=self.environment,
@@ -112,8 +114,8 @@ class Driver:
 
 
 @contextlib.contextmanager
-def driving(root: Path, study: Path, log: str) -> Iterator[Driver]:
-    driver = Driver(root, study, log)
+def driving(root: Path, study: Path, log: str, until: str = "affinity") -> Iterator[Driver]:
+    driver = Driver(root, study, log, until)
     try:
         yield driver
     finally:
@@ -122,28 +124,32 @@ def driving(root: Path, study: Path, log: str) -> Iterator[Driver]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(workspace: Path) -> np.ndarray:
+def undisturbed(workspace: Path) -> Study:
     with driving(workspace, workspace / "undisturbed", "only") as driver:
         driver.finish()
-    return Study.open(workspace / "undisturbed").affinity.affinity
+    return Study.open(workspace / "undisturbed")
 
 
-def same_matrix(study: Path, undisturbed: np.ndarray) -> None:
-    np.testing.assert_allclose(Study.open(study).affinity.affinity, undisturbed, rtol=1e-5)
+def same_matrix(study: Path, undisturbed: Study) -> None:
+    np.testing.assert_allclose(Study.open(study).affinity.affinity, undisturbed.affinity.affinity, rtol=1e-5)
 
 
 @pytest.mark.parametrize("repeat", REPEATS)
-def test_a_killed_train_worker_gradient_actor_and_fit_task_are_replaced(workspace, undisturbed, repeat):
+def test_a_killed_train_worker_gradient_actor_fit_task_and_trial_are_replaced(workspace, undisturbed, repeat):
     study = workspace / f"workers-{repeat}"
-    with driving(workspace, study, "only") as driver:
+    with driving(workspace, study, "only", "group_models") as driver:
         driver.wait_until(lambda: driver.epochs() >= 1)
         driver.kill_worker("RayTrainWorker")
         driver.wait_until(lambda: driver.pieces("gradients/shard-*.arrow"))
         driver.kill_worker("GradientActor")
         driver.wait_until(lambda: len(driver.pieces("fits/tile-*.parquet")) >= 2)
         driver.kill_worker("fit_tile")
+        driver.kill_worker("ImplicitFunc.train")
         driver.finish()
     same_matrix(study, undisturbed)
+    results = read_table(Study.open(study).folder, "group_models/results.parquet").to_pandas()
+    assert set(results.setting) == {"groups", "joint", "single", "random"}
+    assert results.test_loss.notna().all()
 
 
 @pytest.mark.parametrize("repeat", REPEATS)
