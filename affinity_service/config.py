@@ -167,8 +167,13 @@ class TrainConfig(StageConfig):
 
 
 class GradientConfig(StageConfig):
-    reduction: Literal["rademacher", "exact"] = "rademacher"
-    dimension: int = Field(400, ge=1, description="coordinates per gradient; `exact` keeps them all")
+    reduction: Literal["subspace", "factorised", "rademacher", "exact"] = "subspace"
+    dimension: int = Field(200, ge=1, description="coordinates per gradient; `exact` keeps them all")
+    metric: Literal["optimizer", "euclidean"] = Field(
+        "optimizer", description="distances as the optimizer's steps make them, or plain ones (the paper's)"
+    )
+    landmarks: int = Field(1500, ge=0, description="training pairs whose gradients the subspace is taken from")
+    layers: list[str] = Field([], description="patterns of parameter names such as body.*; all parameters when empty")
     seed: int = Field(0, ge=0)
     shard_rows: int = Field(4096, ge=1, description="(example, task) rows per file, the unit of resuming")
     batch_rows: int = Execution(512, ge=1)
@@ -176,9 +181,22 @@ class GradientConfig(StageConfig):
 
 
 class FitConfig(StageConfig):
+    """What is asked of every subset: where fine-tuning the base model on it would lead."""
+
     subsets: int = Field(400, ge=0, description="subsets larger than a pair; singles and pairs come on top")
     sizes: tuple[int, int] = Field((3, 6), description="smallest and largest of the larger subsets")
-    l2: float = Field(1e-2, gt=0)
+    solution: Literal["auto", "path", "ridge"] = Field(
+        "auto", description="follow the optimizer, or one penalised fit (the paper's); auto: the path where it can go"
+    )
+    epochs: int = Field(15, ge=1, description="of the fine-tuning; the path follows so many at most")
+    stop: Literal["best", "last"] = Field("best", description="at the best validation loss, or after all epochs")
+    evaluate: Literal["auto", "linearized", "network"] = Field(
+        "auto", description="losses from the features, or of the network at the weights found; auto: of small networks"
+    )
+    l2: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto", description="ridge penalty; auto: from the optimizer's second moment, rate and steps"
+    )
+    probes: int = Field(6, ge=0, description="subsets truly fine-tuned: for errors, and to choose the penalty")
     seed: int = Field(0, ge=0)
     tile: int = Field(128, ge=1, description="subsets per file, the unit of resuming")
     workers: int = Execution(2, ge=1)
@@ -192,7 +210,9 @@ class FitConfig(StageConfig):
 
 
 class AffinityConfig(StageConfig):
-    estimator: Literal["linearized"] = "linearized"
+    estimator: Literal["linearized", "trained", "auto"] = Field(
+        "linearized", description="from gradients, by fine-tuning every subset, or whichever is planned to be cheaper"
+    )
 
 
 class GroupConfig(StageConfig):
@@ -255,6 +275,26 @@ class Config(StageConfig):
     group_models: GroupModelConfig = GroupModelConfig()
     resources: ResourceConfig = ResourceConfig()
     written_by: Provenance | None = Execution(None, description="left by the study that resolved this config")
+
+    @model_validator(mode="after")
+    def _path_has_a_basis(self) -> Config:
+        if self.fits.solution == "path" and not self.path_can_go:
+            raise ValueError(
+                "fits.solution is path, which needs a basis that gradients.reduction "
+                f"{self.gradients.reduction} does not have: use subspace or exact, or solution ridge"
+            )
+        return self
+
+    @property
+    def path_can_go(self) -> bool:
+        """Whether displacements in feature coordinates can be carried back to the weights."""
+        return self.gradients.reduction in ("subspace", "exact")
+
+    @property
+    def solution(self) -> Literal["path", "ridge"]:
+        if self.fits.solution == "auto":
+            return "path" if self.path_can_go else "ridge"
+        return self.fits.solution
 
     @classmethod
     def load(cls, path: str | Path) -> Config:

@@ -40,9 +40,19 @@ class Stage:
 
 STAGES = (
     Stage("base_model", ("model", "base"), ("suite",), ("base_model/",), "base_model:train_base_model"),
-    Stage("gradients", ("gradients",), ("suite", "base_model"), ("gradients/",), "gradients:compute_gradients"),
-    Stage("fits", ("fits",), ("gradients",), ("fits/",), "fits:fit_subsets_stage"),
-    Stage("affinity", ("affinity",), ("fits",), ("affinity/",), "analysis:estimate_affinity", on_ray=False),
+    Stage(
+        "gradients", ("gradients",), ("suite", "base_model"), ("gradients/",), "gradients:compute_gradients", version=2
+    ),
+    # What is asked of a subset is the training of the base model's own section.
+    Stage(
+        "fits",
+        ("model", "base", "fits", "affinity"),
+        ("suite", "base_model", "gradients"),
+        ("fits/",),
+        "fits:fit_subsets_stage",
+        version=2,
+    ),
+    Stage("affinity", (), ("fits",), ("affinity/",), "analysis:estimate_affinity", on_ray=False),
     Stage("groups", ("groups",), ("affinity",), ("groups.json",), "analysis:group_tasks", on_ray=False),
     Stage(
         "group_models",

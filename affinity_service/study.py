@@ -10,16 +10,20 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from affinity_service.affinity.build import linearized_estimator, runs_network
+from affinity_service.affinity.calibration import Calibration, read_calibration
 from affinity_service.affinity.linearized import LinearizedEstimator
 from affinity_service.affinity.matrix import AffinityMatrix
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.errors import UserError
+from affinity_service.gradients.anchor_file import read_anchor
 from affinity_service.gradients.store import FeatureStore
 from affinity_service.grouping import Grouping, centre_rows, cluster
 from affinity_service.reporter import LogReporter, Reporter
 from affinity_service.stages import finished_stages
 from affinity_service.tables import read_table
+from affinity_service.tasks import load_suite
 from affinity_service.tasks.names import task_index
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Task
 from affinity_service.version import check_readable
@@ -45,7 +49,6 @@ class Study:
 
     def __init__(self, folder: StudyFolder) -> None:
         self.folder = folder
-        self._estimators: dict[tuple[int, ...], LinearizedEstimator] = {}
 
     @classmethod
     def open(cls, location: str | Path) -> Study:
@@ -129,8 +132,9 @@ class Study:
 
         Returns
         -------
-        Columns task, predicted_loss, standard_error (of the mean over the task's validation examples) and
-        alone, the predicted loss of the task by itself.
+        Columns task; predicted_loss; standard_error, how far predictions were off from truly fine-tuned probes (the
+        example error where the study has no probes); example_error, that of the mean over the task's validation
+        examples; and alone, the predicted loss of the task by itself.
 
         Raises
         ------
@@ -138,19 +142,32 @@ class Study:
             No task, a repeated task or one that the study does not know.
         """
         subset = task_index(tasks, self.tasks)
-        key = tuple(sorted(subset))
-        if key not in self._estimators:
-            train, validation = (self.features.rows(split, key) for split in (TRAIN, VALIDATION))
-            self._estimators = {key: LinearizedEstimator(train, validation, self.suite_tasks, self.config.fits.l2)}
-        estimates = self._estimators[key].estimate([subset, *[(task,) for task in subset]])
+        estimates = self._estimator.estimate([subset, *[(task,) for task in subset]])
+        residuals = self.calibration.task_residuals
         return pd.DataFrame(
             {
                 "task": [self.tasks[task] for task in subset],
                 "predicted_loss": estimates.losses[0],
-                "standard_error": estimates.standard_errors[0],
+                "standard_error": [residuals[t] for t in subset] if residuals else estimates.standard_errors[0],
+                "example_error": estimates.standard_errors[0],
                 "alone": [float(loss[0]) for loss in estimates.losses[1:]],
             }
         )
+
+    @cached_property
+    def _estimator(self) -> LinearizedEstimator:
+        """The estimator of the study's fits, from the stored features."""
+        rows = (self.features.rows(TRAIN), self.features.rows(VALIDATION))
+        anchor = read_anchor(self.folder)
+        # Only where the network itself is run are the examples needed again.
+        suite = load_suite(self.config.data) if runs_network(self.config, anchor) else None
+        factor = self.calibration.penalty_factor
+        return linearized_estimator(self.config, self.folder, rows, anchor, self.suite_tasks, suite, factor)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """What the probes of the fits said; of the stated default rule where there were none."""
+        return read_calibration(self.folder)
 
     def group(
         self,

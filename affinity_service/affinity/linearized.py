@@ -1,64 +1,59 @@
-"""What training on a subset would give, from the features alone (Grad-TAG, arXiv 2409.06091, §3)."""
+"""What fine-tuning the base model on a subset would give, from the features alone (Grad-TAG, arXiv 2409.06091, §3)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from affinity_service.fitting import predicted_losses, solve_subsets
+from affinity_service.affinity.estimates import Moment, SubsetEstimates
+from affinity_service.affinity.penalty import ridge_penalties
+from affinity_service.config import Config
+from affinity_service.fitting import solve_subsets
+from affinity_service.fitting.optimizers import AdamW
+from affinity_service.fitting.path import Anchor, Paths, Training
+from affinity_service.fitting.problem import check_subsets
+from affinity_service.fitting.task_rows import member_losses, split_by_task
 from affinity_service.gradients.store import FeatureRows
+from affinity_service.tasks.sampling import steps_per_epoch
 from affinity_service.tasks.suite import Task
 
+# Losses (M, T) and their standard errors over examples, of the network itself at displaced weights (M, p).
+NetworkLosses = Callable[[Tensor], tuple[Tensor, Tensor]]
+# Displacements of as many subsets at a time as fill so much memory; the path keeps about nine numbers per weight.
+PATH_BYTES = 1 << 30
+PATH_COPIES = 9
 
-@dataclass(frozen=True)
-class SubsetEstimates:
-    """Predicted validation losses of the members of M subsets.
 
-    Attributes
-    ----------
-    subsets : M tuples of tasks.
-    weights : (M, d) float32, the displacement of each subset in feature coordinates.
-    converged : (M,) bool. iterations : (M,) int.
-    losses, standard_errors : one array per subset in the order of its tasks; the error is that of the mean over the
-        task's validation examples.
-    """
+@dataclass
+class _Snapshot:
+    """What is kept of a chunk of subsets at one moment."""
 
-    subsets: list[tuple[int, ...]]
-    weights: NDArray[np.float32]
-    converged: NDArray[np.bool_]
-    iterations: NDArray[np.int64]
-    losses: list[NDArray[np.float64]]
-    standard_errors: list[NDArray[np.float64]]
-
-    def to_table(self, first: int) -> pa.Table:
-        """One row per subset, numbered from `first`."""
-        return pa.table(
-            {
-                "subset": np.arange(first, first + len(self.subsets)),
-                "tasks": pa.array([list(s) for s in self.subsets], pa.list_(pa.int32())),
-                "predicted_loss": pa.array(self.losses, pa.list_(pa.float64())),
-                "standard_error": pa.array(self.standard_errors, pa.list_(pa.float64())),
-                "converged": self.converged,
-                "iterations": self.iterations,
-                "weights": pa.FixedSizeListArray.from_arrays(pa.array(self.weights.reshape(-1)), self.weights.shape[1]),
-            }
-        )
+    epochs: Tensor
+    mean: Tensor
+    error: Tensor
+    coordinates: Tensor
+    weights: Tensor | None
+    converged: Tensor
+    score: Tensor
 
 
 class LinearizedEstimator:
-    """Fits subsets on training rows and evaluates them on validation rows, thousands at a time.
+    """Follows or fits subsets on training rows and evaluates them on validation rows, thousands at a time.
 
     Parameters
     ----------
     train, validation : rows of the feature store, of all tasks or of those that will be asked for.
     tasks : all tasks of the suite, which decide the loss of each.
-    l2 : ridge penalty on the displacement.
+    config : `fits`, and of `base` the training that is imagined.
+    anchor : as ``gradients.anchor_file.read_anchor`` gives it.
+    network : evaluates the network itself at the weights found, in place of the linearised losses.
+    penalty_factor : on the ridge penalty of the rule, as probes chose it.
     device : where the products run.
     """
 
@@ -67,45 +62,140 @@ class LinearizedEstimator:
         train: FeatureRows,
         validation: FeatureRows,
         tasks: Sequence[Task],
-        l2: float,
+        config: Config,
+        anchor: Mapping[str, Tensor],
+        network: NetworkLosses | None = None,
+        penalty_factor: float = 1.0,
         device: str = "cpu",
     ) -> None:
-        self.l2 = l2
-        self.kinds = loss_kinds(tasks)
-        self._train, self._validation = (_tensors(rows, device) for rows in (train, validation))
+        self.config, self.tasks, self.device = config, tasks, device
+        self.penalty_factor = penalty_factor
+        squared = [task.kind == "regression" for task in tasks]
+        self.kinds = ["squared" if each else "logistic" for each in squared]
+        self._arrays = _tensors(train, device)
+        self._train, self._validation = (
+            split_by_task(*arrays, squared) for arrays in (self._arrays, _tensors(validation, device))
+        )
+        self._labelled = _labelled(train, len(tasks))
+        self.anchor = Anchor.from_tensors(anchor, device)
+        self.network = network if config.path_can_go else None
+        self._paths: Paths | None = None
 
     def estimate(self, subsets: Sequence[Sequence[int]]) -> SubsetEstimates:
-        """Raises UserError for a subset that names an unknown task, repeats one, or is empty."""
-        chosen = [tuple(int(t) for t in subset) for subset in subsets]
-        features, margins, targets, task_of_row = self._train
-        fit = solve_subsets(features, margins, targets, task_of_row, chosen, self.l2, kinds=self.kinds)
-        features, margins, targets, task_of_row = self._validation
-        evaluated = predicted_losses(features, margins, targets, task_of_row, fit.weights, chosen, kinds=self.kinds)
-        losses = _numpy(evaluated.loss).astype(np.float64)
-        errors = _numpy(evaluated.standard_error).astype(np.float64)
-        # A single validation example tells no spread: an error as large as the loss itself claims nothing.
-        errors = np.where(np.isnan(errors), np.abs(losses), errors)
-        ends = np.cumsum([len(subset) for subset in chosen])[:-1]
-        return SubsetEstimates(
-            subsets=chosen,
-            weights=_numpy(fit.weights).astype(np.float32),
-            converged=_numpy(fit.converged),
-            iterations=_numpy(fit.iterations).astype(np.int64),
-            losses=np.split(losses, ends),
-            standard_errors=np.split(errors, ends),
-        )
+        """At the moment that `fits.stop` names. Raises UserError for a subset that names an unknown task, repeats one,
+        or is empty."""
+        moment: Moment = "best" if self.config.fits.stop == "best" else self.config.fits.epochs
+        return self.estimates(subsets, [moment])[0]
+
+    def estimates(self, subsets: Sequence[Sequence[int]], moments: Sequence[Moment]) -> list[SubsetEstimates]:
+        """The same at several moments, from one run."""
+        check_subsets(subsets, self._arrays[3], len(self.tasks))
+        chosen = [tuple(int(task) for task in subset) for subset in subsets]
+        size = len(chosen)
+        if self.config.solution == "path":
+            size = max(1, PATH_BYTES // (4 * PATH_COPIES * len(self.anchor.weights)))
+        chunks = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+        taken = [self._take(chunk, moments) for chunk in chunks]
+        return [
+            SubsetEstimates.from_table_of_tasks(
+                chosen,
+                _joined(each[number].epochs for each in taken),
+                _joined(each[number].mean for each in taken),
+                _joined(each[number].error for each in taken),
+                _joined(each[number].converged for each in taken),
+                _joined(each[number].coordinates for each in taken).astype(np.float32),
+            )
+            for number in range(len(moments))
+        ]
+
+    def _take(self, subsets: list[tuple[int, ...]], moments: Sequence[Moment]) -> list[_Snapshot]:
+        snapshots: dict[Moment, _Snapshot] = {}
+        last = max(self.config.fits.epochs if moment == "best" else moment for moment in moments)
+
+        def look(epoch: int, w: Tensor | None, c: Tensor, converged: Tensor) -> None:
+            mean, error = member_losses(self._validation, subsets, c)
+            seen = _Snapshot(
+                torch.full((len(subsets),), epoch, device=c.device),
+                mean,
+                error,
+                c.clone(),
+                None if w is None or self.network is None else w.clone(),
+                converged,
+                mean.nanmean(dim=1),
+            )
+            for moment in moments:
+                if moment == epoch or moment not in snapshots:
+                    # Its own copy: `best` is overwritten row by row.
+                    snapshots[moment] = _copy(seen)
+                elif moment == "best" and epoch <= self.config.fits.epochs:
+                    _replace(snapshots["best"], seen, seen.score < snapshots["best"].score)
+
+        follow = self._follow_path if self.config.solution == "path" else self._fit_ridges
+        follow(subsets, last, [moment for moment in moments if moment != "best"], look)
+        for snapshot in snapshots.values():
+            if self.network is not None and snapshot.weights is not None:
+                inside = ~snapshot.mean.isnan()
+                mean, error = self.network(snapshot.weights)
+                snapshot.mean, snapshot.error = (torch.where(inside, x, torch.nan) for x in (mean, error))
+        return [snapshots[moment] for moment in moments]
+
+    def _training(self, subsets: Sequence[tuple[int, ...]]) -> Training:
+        examples = [int(self._labelled[:, list(subset)].any(axis=1).sum()) for subset in subsets]
+        steps = [steps_per_epoch(count, self.config.base.batch_size) for count in examples]
+        return Training(self.config.base.batch_size, torch.tensor(steps), torch.tensor(examples))
+
+    def _follow_path(self, subsets: list[tuple[int, ...]], last: int, _: Sequence[Moment], look: Callable) -> None:
+        base = self.config.base
+        if self._paths is None:
+            optimizer = AdamW(base.learning_rate, base.weight_decay, base.gradient_clipping)
+            self._paths = Paths(self._train, self.anchor, optimizer)
+        converged = torch.ones(len(subsets), dtype=torch.bool, device=self.device)
+        self._paths.run(subsets, self._training(subsets), last, lambda epoch, w, c: look(epoch + 1, w, c, converged))
+
+    def _fit_ridges(self, subsets: list[tuple[int, ...]], last: int, wanted: Sequence[int], look: Callable) -> None:
+        """One fit per penalty: the one given, or those that stand for 1, 2, 4, … epochs."""
+        fixed = self.config.fits.l2
+        # A given penalty stands for no number of epochs: it is what is seen at every moment.
+        grid = {last} if fixed != "auto" else {*wanted, *(2**i for i in range(32) if 2**i < last), last}
+        for epochs in sorted(grid):
+            if fixed == "auto":
+                l2 = ridge_penalties(self.anchor, subsets, self._training(subsets), epochs, self.config.base)
+            else:
+                l2 = torch.full((len(subsets),), float(fixed))
+            fit = solve_subsets(*self._arrays, subsets, l2 * self.penalty_factor, kinds=self.kinds)
+            w = None
+            if self.network is not None:
+                w = self.anchor.displacement(fit.weights)
+            look(epochs, w, fit.weights, torch.as_tensor(fit.converged))
 
 
-def loss_kinds(tasks: Sequence[Task]) -> list[str]:
-    """What the fits minimise per task."""
-    return ["squared" if task.kind == "regression" else "logistic" for task in tasks]
+def _copy(snapshot: _Snapshot) -> _Snapshot:
+    return replace(snapshot, **{name: x.clone() for name, x in vars(snapshot).items() if x is not None})
 
 
-def _tensors(rows: FeatureRows, device: str) -> tuple[torch.Tensor, ...]:
+def _replace(kept: _Snapshot, seen: _Snapshot, where: Tensor) -> None:
+    for name, values in vars(kept).items():
+        if values is not None:
+            values[where] = getattr(seen, name)[where]
+
+
+def _joined(parts: Iterator[Tensor]) -> NDArray[Any]:
+    return torch.cat(list(parts)).cpu().numpy()
+
+
+def _labelled(rows: FeatureRows, tasks: int) -> NDArray[np.bool_]:
+    """(examples, T): which of them have a label for which task."""
+    examples, place = np.unique(rows.example, return_inverse=True)
+    labelled = np.zeros((len(examples), tasks), bool)
+    labelled[place, rows.task_of_row] = True
+    return labelled
+
+
+def _tensors(rows: FeatureRows, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     # Rows from the object store are read-only, which torch cannot express; nothing here writes to them.
-    arrays = (rows.features, rows.margins.astype(np.float32), rows.targets, rows.task_of_row.astype(np.int64))
-    return tuple(torch.tensor(array, device=device) for array in arrays)
-
-
-def _numpy(values: object) -> NDArray[Any]:
-    return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    return (
+        torch.tensor(rows.features, device=device),
+        torch.tensor(rows.margins.astype(np.float32), device=device),
+        torch.tensor(rows.targets, device=device),
+        torch.tensor(rows.task_of_row.astype(np.int64), device=device),
+    )

@@ -1,24 +1,48 @@
-"""The fit stage: Ray tasks solve tiles of subsets from features that lie once in the object store."""
+"""The fit stage: probes first, then Ray tasks that estimate tiles of subsets from features that lie once in the
+object store."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping
 
+import pyarrow as pa
 import ray
-import torch
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
 
-from affinity_service.affinity import LinearizedEstimator
+from affinity_service.affinity.build import base_model, device_here, linearized_estimator
+from affinity_service.affinity.calibration import (
+    CALIBRATION,
+    PENALTY_FACTORS,
+    Calibration,
+    calibrate,
+    probe_subsets,
+    read_calibration,
+)
+from affinity_service.affinity.estimates import Estimator, Moment
+from affinity_service.affinity.trained import TrainedEstimator
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.placement import workers_with_room
-from affinity_service.engine.pool import TASK_RETRIES, map_unordered
+from affinity_service.engine.pool import TASK_RETRIES, map_unordered, result
 from affinity_service.engine.session import actor_options
+from affinity_service.evaluation.fine_tuning import FineTuner
 from affinity_service.evaluation.flops import flop_counter
+from affinity_service.evaluation.stacked import split_losses
 from affinity_service.fitting import subset_design
+from affinity_service.gradients.anchor_file import read_anchor
 from affinity_service.gradients.store import FeatureRows, FeatureStore
+from affinity_service.planning.estimator import cheaper_estimator
 from affinity_service.tables import read_metadata, write_table
-from affinity_service.tasks.suite import TRAIN, VALIDATION, Task
+from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
+
+PROBES = "fits/probes.parquet"
+# Seeds of the probes' fine-tuning start here; those of `validate` start elsewhere.
+PROBE_SEED = 700_000
+
+Inputs = tuple[tuple[FeatureRows, FeatureRows], Mapping[str, Tensor]]
 
 
 def tile_name(index: int) -> str:
@@ -26,33 +50,80 @@ def tile_name(index: int) -> str:
 
 
 @ray.remote
-def load_rows(folder: StudyFolder) -> tuple[FeatureRows, FeatureRows]:
-    """Training and validation rows, into the object store without a detour through the driver."""
+def load_inputs(folder: StudyFolder) -> Inputs:
+    """Rows and anchor, into the object store without a detour through the driver."""
     store = FeatureStore(folder)
-    return store.rows(TRAIN), store.rows(VALIDATION)
+    return (store.rows(TRAIN), store.rows(VALIDATION)), read_anchor(folder)
 
 
 @ray.remote
 def fit_tile(
-    rows: tuple[FeatureRows, FeatureRows],
-    tasks: Sequence[Task],
+    inputs: Inputs,
+    suite: Suite,
     subsets: list[tuple[int, ...]],
     first: int,
     config: Config,
     folder: StudyFolder,
+    calibration: Calibration,
 ) -> None:
-    """Fit the subsets and write their tile; `first` is the number of the first one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    """Estimate the subsets and write their tile; `first` is the number of the first one."""
+    device = device_here()
+    estimator: Estimator
     with flop_counter() as counter:
-        estimates = LinearizedEstimator(*rows, tasks, config.fits.l2, device).estimate(subsets)
+        if config.affinity.estimator == "trained":
+            weights = load_safetensors(folder.read_bytes("base_model/model.safetensors"))
+            estimator = TrainedEstimator(suite, config, weights, device)
+        else:
+            rows, anchor = inputs
+            factor = calibration.penalty_factor
+            estimator = linearized_estimator(config, folder, rows, anchor, suite.tasks, suite, factor, device)
+        estimates = estimator.estimate(subsets)
     cost = {"flops": repr(float(counter.get_total_flops())), "unconverged": str(int((~estimates.converged).sum()))}
     # What a tile cost stays with it, for a run that finds it finished.
     table = estimates.to_table(first).replace_schema_metadata(cost)
     write_table(folder, tile_name(first // config.fits.tile), table)
 
 
+@ray.remote
+def fine_tune_probes(inputs: Inputs, suite: Suite, config: Config, folder: StudyFolder) -> None:
+    """Fine-tune the probes, compare, and write what they say."""
+    start = time.perf_counter()
+    device = device_here()
+    rows, anchor = inputs
+    weights = load_safetensors(folder.read_bytes("base_model/model.safetensors"))
+    subsets = probe_subsets(len(suite.tasks), config.fits.probes, config.fits.seed)
+    moment: Moment = "best" if config.fits.stop == "best" else config.fits.epochs
+    with flop_counter() as counter:
+        (truth,) = FineTuner(suite, config, weights, device).run(subsets, [PROBE_SEED + config.fits.seed])
+        losses, epochs = truth.at(moment)
+    flops = float(counter.get_total_flops())
+    # A penalty that the user gave stays as it is.
+    factors = PENALTY_FACTORS if config.solution == "ridge" and config.fits.l2 == "auto" else (1.0,)
+    predicted = {}
+    for factor in factors:
+        estimator = linearized_estimator(config, folder, rows, anchor, suite.tasks, suite, factor, device)
+        predicted[factor] = estimator.estimate(subsets).losses
+    base = split_losses(base_model(config, folder, suite.inputs.shape[1:], suite.tasks), suite, VALIDATION)
+    true = [losses[i, list(subset)] for i, subset in enumerate(subsets)]
+    found = calibrate(predicted, true, base, subsets, flops, time.perf_counter() - start)
+    table = pa.table(
+        {
+            "tasks": [[suite.names[task] for task in subset] for subset in subsets],
+            "true_loss": true,
+            "predicted_loss": predicted[found.penalty_factor],
+            "epochs": epochs,
+        }
+    )
+    write_table(folder, PROBES, table)
+    folder.write_json(CALIBRATION, found.to_json())
+
+
 def fit_subsets_stage(context: StageContext) -> StageOutcome:
     config, folder, suite = context.config, context.folder, context.suite
+    if config.affinity.estimator == "auto":
+        chosen, why = cheaper_estimator(config, suite)
+        context.warn(f"affinity.estimator auto: {chosen}, because {why}")
+        config = config.model_copy(update={"affinity": config.affinity.model_copy(update={"estimator": chosen})})
     subsets = design(config, len(suite.tasks))
     tile = config.fits.tile
     starts = range(0, len(subsets), tile)
@@ -60,11 +131,16 @@ def fit_subsets_stage(context: StageContext) -> StageOutcome:
     wanted = max(1, min(config.fits.workers, len(missing)))
     workers = workers_with_room("fits", wanted, config.resources, context.warn)
     options = {**actor_options(config.resources), **TASK_RETRIES}
-    rows = load_rows.options(**TASK_RETRIES).remote(folder)
+    inputs = load_inputs.options(**TASK_RETRIES).remote(folder)
+    reference = ray.put(suite)
+    if config.fits.probes and config.affinity.estimator == "linearized" and not folder.exists(CALIBRATION):
+        context.progress(0, len(subsets), f"{config.fits.probes} probes")
+        result(fine_tune_probes.options(**options).remote(inputs, reference, config, folder))
+    calibration = read_calibration(folder)
 
     def submit(_: int, start: int) -> ray.ObjectRef:
         return fit_tile.options(**options).remote(
-            rows, suite.tasks, subsets[start : start + tile], start, config, folder
+            inputs, reference, subsets[start : start + tile], start, config, folder, calibration
         )
 
     done = len(starts) - len(missing)
@@ -73,10 +149,15 @@ def fit_subsets_stage(context: StageContext) -> StageOutcome:
         context.progress(min(done * tile, len(subsets)), len(subsets), "subset fits")
     costs = [read_metadata(folder, tile_name(start // tile)) for start in starts]
     if unconverged := sum(int(cost["unconverged"]) for cost in costs):
+        context.warn(f"{unconverged} of {len(subsets)} subset fits did not converge; raise fits.l2 ({config.fits.l2})")
+    if calibration.misleads:
         context.warn(
-            f"{unconverged} of {len(subsets)} subset fits did not converge; raise fits.l2 ({config.fits.l2:g})"
+            f"the probes' losses are predicted no better ({calibration.residual:.4f} off) than by the base model's own "
+            f"({calibration.base_residual:.4f}): do not trust these affinities; train the base model longer, or use "
+            "affinity.estimator trained"
         )
-    return StageOutcome(flops=sum(float(cost["flops"]) for cost in costs), workers=workers)
+    flops = calibration.flops + sum(float(cost["flops"]) for cost in costs)
+    return StageOutcome(flops=flops, workers=workers)
 
 
 def design(config: Config, tasks: int) -> list[tuple[int, ...]]:

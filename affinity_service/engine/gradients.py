@@ -1,11 +1,17 @@
-"""The gradient stage: a pool of actors, each with the base model, writes the shards of the feature store."""
+"""The gradient stage: a pool of actors, each with the base model, writes the shards of the feature store.
+
+Three rounds over the rows: sums of the loss gradients per task; from them and the landmarks the anchor (metric, basis,
+means), made once by one actor; the features.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import ray
 import torch
 from safetensors.torch import load as load_safetensors
-from torch.utils.flop_counter import FlopCounterMode
 
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
@@ -13,57 +19,118 @@ from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.placement import workers_with_room
 from affinity_service.engine.pool import ACTOR_RETRIES, map_unordered, result
 from affinity_service.engine.session import actor_options
+from affinity_service.evaluation.flops import flop_counter
+from affinity_service.gradients.anchor_file import ANCHOR, read_anchor, write_anchor
+from affinity_service.gradients.energy import captured_energy, total_energy
 from affinity_service.gradients.features import compute_features
 from affinity_service.gradients.per_example import PerExampleGradients
 from affinity_service.gradients.reductions import build_reduction
-from affinity_service.gradients.store import LAYOUT, pair_rows, shard_flops, shard_name, write_shard
+from affinity_service.gradients.statistics import combine, gradient_sums
+from affinity_service.gradients.store import LAYOUT, pair_rows, shard_facts, shard_name, write_shard
+from affinity_service.gradients.subspace_basis import LandmarkGradients, landmark_pairs, subspace_basis
+from affinity_service.gradients.sums_file import SUMS, read_sums, sums_name, write_sums
+from affinity_service.gradients.weight_space import WeightSpace, optimizer_metric
 from affinity_service.models import build_model
-from affinity_service.tasks.suite import Suite
+from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
 
 
 @ray.remote
 class GradientActor:
-    """Holds the base model; computes and writes one shard per call."""
+    """Holds the base model; computes and writes one piece per call.
+
+    The suite comes with every call, not to the constructor: an actor that is started again then finds it.
+    """
 
     def __init__(self, config: Config, folder: StudyFolder) -> None:
         self.config, self.folder = config, folder
         self.suite: Suite | None = None
+        self.reduction: Any = None
 
-    def load(self, suite: Suite) -> int:
-        """Get ready, once per life of the process; the dimension of the features."""
-        if self.suite is None:
-            self._prepare(suite)
-        return self.reduction.dimension
-
-    def _prepare(self, suite: Suite) -> None:
-        config, folder = self.config, self.folder
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def _load(self, suite: Suite) -> None:
+        """Get ready, once per life of the process."""
+        if self.suite is not None:
+            return
+        config = self.config
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = build_model(config.model, suite.inputs.shape[1:], suite.tasks, config.base.seed)
-        model.load_state_dict(load_safetensors(folder.read_bytes("base_model/model.safetensors")))
+        self.weights = load_safetensors(self.folder.read_bytes("base_model/model.safetensors"))
+        model.load_state_dict(self.weights)
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-        self.reduction = build_reduction(config.gradients, shapes)
-        self.gradients = PerExampleGradients(model.to(device), suite.tasks)
+        self.space = WeightSpace(shapes, config.gradients.layers)
+        self.gradients = PerExampleGradients(model.to(self.device), suite.tasks)
         self.split, self.task, self.example = pair_rows(suite)
         self.suite = suite
 
-    def compute(self, suite: Suite, shard: int) -> None:
-        self.load(suite)
+    def _rows(self, shard: int) -> slice:
+        size = self.config.gradients.shard_rows
+        return slice(shard * size, (shard + 1) * size)
+
+    def sums(self, suite: Suite, shard: int) -> None:
+        """Sums of the loss gradients over one shard, each split apart."""
+        self._load(suite)
+        rows = self._rows(shard)
+        split, task, example = self.split[rows], self.task[rows], self.example[rows]
+        with flop_counter() as counter:
+            parts = {
+                code: gradient_sums(
+                    self.gradients,
+                    self.space,
+                    suite,
+                    example[split == code],
+                    task[split == code],
+                    self.config.gradients.batch_rows,
+                )
+                for code in np.unique(split).tolist()
+            }
+        write_sums(self.folder, shard, parts, float(counter.get_total_flops()))
+
+    def anchor(self, suite: Suite, shards: int) -> None:
+        """Metric, means and basis, written once: features of different bases must never mix."""
+        self._load(suite)
         settings = self.config.gradients
-        rows = slice(shard * settings.shard_rows, (shard + 1) * settings.shard_rows)
-        task, example = self.task[rows], self.example[rows]
-        with FlopCounterMode(display=False) as counter:
+        pieces, costs = zip(*(read_sums(self.folder, shard) for shard in range(shards)), strict=True)
+        training, validation = ([p[code] for p in pieces if code in p] for code in (TRAIN, VALIDATION))
+        statistics = combine(training, validation, len(suite.tasks))
+        scale = torch.ones(self.space.size)
+        if settings.metric == "optimizer":
+            moments = load_safetensors(self.folder.read_bytes("base_model/second_moments.safetensors"))
+            scale = optimizer_metric(self.space, moments)
+        basis = None
+        with flop_counter() as counter:
+            if settings.reduction == "subspace":
+                example, task = landmark_pairs(suite, settings.landmarks, settings.seed)
+                landmarks = LandmarkGradients(
+                    self.gradients, self.space, scale.to(self.device), suite, example, task, settings.batch_rows
+                )
+                basis = subspace_basis(statistics, landmarks, settings.dimension, settings.seed)
+        flops = sum(costs) + counter.get_total_flops()
+        write_anchor(self.folder, self.space.flatten(self.weights), scale, basis, statistics, flops)
+
+    def compute(self, suite: Suite, shard: int) -> None:
+        """The features of one shard."""
+        self._load(suite)
+        settings = self.config.gradients
+        if self.reduction is None:
+            anchor = read_anchor(self.folder)
+            scale = anchor["scale"].to(self.device) if settings.metric == "optimizer" or "basis" in anchor else None
+            basis = anchor["basis"].to(self.device) if "basis" in anchor else None
+            self.reduction = build_reduction(settings, self.space, scale, basis)
+        rows = self._rows(shard)
+        split, task, example = self.split[rows], self.task[rows], self.example[rows]
+        with flop_counter() as counter:
             content = compute_features(self.gradients, self.reduction, suite, example, task, settings.batch_rows)
-        flops = float(counter.get_total_flops())
-        write_shard(self.folder, shard, self.split[rows], task, example, content, flops)
+        energy = captured_energy(content, suite, split == TRAIN, task)
+        facts = {"flops": float(counter.get_total_flops()), "energy": energy, "dimension": self.reduction.dimension}
+        write_shard(self.folder, shard, split, task, example, content, facts)
 
 
 def compute_gradients(context: StageContext) -> StageOutcome:
     config, folder, suite = context.config, context.folder, context.suite
-    rows = len(pair_rows(suite)[0])
-    shards = -(-rows // config.gradients.shard_rows)
-    missing = context.unfinished([shard_name(index) for index in range(shards)], "shards")
+    rows = pair_rows(suite)[0]
+    shards = -(-len(rows) // config.gradients.shard_rows)
+    shard_names = [shard_name(index) for index in range(shards)]
     reference = ray.put(suite)
-    wanted = max(1, min(config.gradients.workers, len(missing)))
+    wanted = max(1, min(config.gradients.workers, shards))
     workers = workers_with_room("gradients", wanted, config.resources, context.warn)
     actors = [
         GradientActor.options(**actor_options(config.resources), **ACTOR_RETRIES).remote(  # type: ignore[attr-defined]
@@ -71,14 +138,33 @@ def compute_gradients(context: StageContext) -> StageOutcome:
         )
         for _ in range(workers)
     ]
-    # The suite goes with every call, not to the constructor: an actor that is started again then finds it.
-    dimension = result(actors[0].load.remote(reference))
+    if not folder.exists(ANCHOR):
+        missing = context.unfinished([sums_name(index) for index in range(shards)], "gradient sums")
+        for done, _ in enumerate(map_unordered(lambda actor, i: actor.sums.remote(reference, i), actors, missing), 1):
+            context.progress(done, len(missing), "gradient sums")
+        result(actors[0].anchor.remote(reference, shards))
+    folder.delete(SUMS)
+    missing = context.unfinished(shard_names, "shards")
     done = shards - len(missing)
     for _ in map_unordered(lambda actor, shard: actor.compute.remote(reference, shard), actors, missing):
         done += 1
         context.progress(done, shards, "gradient shards")
     for actor in actors:
         ray.kill(actor)
-    folder.write_json(LAYOUT, {"rows": rows, "dimension": dimension, "shards": shards})
-    flops = sum(shard_flops(folder, index) for index in range(shards))
+    costs = [shard_facts(folder, index) for index in range(shards)]
+    anchor = read_anchor(folder)
+    coordinates = config.gradients.reduction in ("subspace", "exact")
+    captured = sum(cost["energy"] for cost in costs) / total_energy(anchor, suite) if coordinates else None
+    folder.write_json(
+        LAYOUT,
+        {
+            "rows": len(rows),
+            "dimension": int(costs[0]["dimension"]),
+            "shards": shards,
+            "reduction": config.gradients.reduction,
+            "metric": config.gradients.metric,
+            "energy": captured,
+        },
+    )
+    flops = float(anchor["flops"]) + sum(cost["flops"] for cost in costs)
     return StageOutcome(flops=flops, workers=workers)

@@ -199,7 +199,8 @@ def _train_one_by_one(runs: Sequence[Run], suite: Suite, config: Config, scratch
         member = np.isin(np.arange(len(suite.tasks)), run.tasks)
         validation, test = (np.where(member, split_losses(model, suite, split), np.nan) for split in (VALIDATION, TEST))
         state = trained.state
-        outcomes.append(RunOutcome(run, state.best_epoch + 1, state.epoch, validation, test, weights))
+        history = np.array([epoch["validation_per_task"] for epoch in state.history], float)
+        outcomes.append(RunOutcome(run, state.best_epoch + 1, state.epoch, validation, test, weights, history))
     return outcomes
 
 

@@ -33,6 +33,7 @@ class RunOutcome:
 
     validation, test : (T,) mean loss per task, NaN for tasks it was not trained on or that have no label there.
     weights : parameters by name, float32 on the CPU.
+    history : (epochs, T) validation losses after every epoch, and test losses where they were recorded.
     """
 
     run: Run
@@ -41,6 +42,8 @@ class RunOutcome:
     validation: NDArray[np.float64]
     test: NDArray[np.float64]
     weights: dict[str, Tensor]
+    history: NDArray[np.float64]
+    test_history: NDArray[np.float64] | None = None
 
 
 @torch.no_grad()
@@ -57,11 +60,23 @@ class StackedTrainer:
 
     Parameters
     ----------
-    build : seed → freshly initialised module; the modules must have parameters of the same names and shapes.
+    build : seed → module to start from; the modules must have parameters of the same names and shapes.
+    record_test : also keep the test losses of every epoch.
+    linearised : train the linearisation of the network at the weights it starts from, in all its parameters, instead of
+        the network: what an estimate from gradients would be with unlimited dimensions.
     """
 
-    def __init__(self, suite: Suite, config: TrainConfig, build: Callable[[int], nn.Module], device: str) -> None:
+    def __init__(
+        self,
+        suite: Suite,
+        config: TrainConfig,
+        build: Callable[[int], nn.Module],
+        device: str,
+        record_test: bool = False,
+        linearised: bool = False,
+    ) -> None:
         self.suite, self.config, self.build, self.device = suite, config, build, device
+        self.record_test, self.linearised = record_test, linearised
         self.inputs = torch.tensor(suite.inputs, device=device)
         self.labels = torch.tensor(suite.labels, device=device)
         self.losses = TaskLosses(suite.tasks)
@@ -93,6 +108,9 @@ class _Stack:
         self.skeleton = models[0].train()
         parameters, self.buffers = torch.func.stack_module_state(models)
         self.parameters = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+        self.start = {name: p.detach().clone() for name, p in parameters.items()} if trainer.linearised else {}
+        self.history: list[Tensor] = []
+        self.test_history: list[Tensor] = []
         self.optimizer = StackedAdamW(self.parameters, self.config)
         self.rows = [suite.rows(TRAIN, run.tasks) for run in runs]
         self.weights = torch.stack(
@@ -111,6 +129,9 @@ class _Stack:
         with self._seeded(epoch):
             self._steps(epoch)
         loss = self._split_losses(VALIDATION, self.parameters)
+        self.history.append(loss)
+        if self.trainer.record_test:
+            self.test_history.append(self._split_losses(TEST, self.parameters))
         mean = torch.where(self.member, loss, 0.0).sum(dim=1) / self.member.sum(dim=1)
         running = ~self._stopped()
         self.epochs_done += running
@@ -149,7 +170,18 @@ class _Stack:
         def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
             return torch.func.functional_call(self.skeleton, (parameters, buffers), (x,))
 
-        vmapped = torch.func.vmap(call, in_dims=(0, 0, 0 if per_model else None), randomness="different")
+        def tangent(
+            start: dict[str, Tensor], parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor
+        ) -> Tensor:
+            moved = {name: parameters[name] - start[name] for name in start}
+            value, change, *_ = torch.func.jvp(lambda weights: call(weights, buffers, x), (start,), (moved,))
+            return value + change
+
+        rows = 0 if per_model else None
+        if self.trainer.linearised:
+            linear = torch.func.vmap(tangent, in_dims=(0, 0, 0, rows), randomness="different")
+            return linear(self.start, self.parameters, self.buffers, inputs)
+        vmapped = torch.func.vmap(call, in_dims=(0, 0, rows), randomness="different")
         return vmapped(self.parameters, self.buffers, inputs)
 
     @torch.no_grad()
@@ -191,6 +223,7 @@ class _Stack:
             torch.where(self.member, self._split_losses(split, self.best), torch.nan).double().cpu().numpy()
             for split in (VALIDATION, TEST)
         ]
+        histories = [self._masked(history) for history in (self.history, self.test_history)]
         facts: list[Any] = [self.best_epoch.tolist(), self.epochs_done.tolist(), *losses]
         return [
             RunOutcome(
@@ -200,6 +233,14 @@ class _Stack:
                 validation,
                 test,
                 {name: p[i].cpu().clone() for name, p in self.best.items()},
+                histories[0][:epochs, i],
+                histories[1][:epochs, i] if self.test_history else None,
             )
             for i, (run, best, epochs, validation, test) in enumerate(zip(self.runs, *facts, strict=True))
         ]
+
+    def _masked(self, history: Sequence[Tensor]) -> NDArray[np.float64]:
+        """(epochs, M, T), NaN for tasks outside a run."""
+        if not history:
+            return np.zeros((0, 0, 0))
+        return torch.where(self.member, torch.stack(list(history)), torch.nan).double().cpu().numpy()

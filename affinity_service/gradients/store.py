@@ -5,7 +5,7 @@ Rows are sorted by split, task and example, and cut into shards of equal length,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,9 +39,9 @@ def write_shard(
     task: NDArray[np.int32],
     example: NDArray[np.int64],
     content: Features,
-    flops: float = 0.0,
+    facts: Mapping[str, float] | None = None,
 ) -> None:
-    """Write one shard; what it cost stays with it, for a run that finds it finished."""
+    """Write one shard; facts such as what it cost stay with it, for a run that finds it finished."""
     dimension = content.features.shape[1]
     features = pa.FixedSizeListArray.from_arrays(pa.array(content.features.reshape(-1)), dimension)
     batch = pa.record_batch(
@@ -54,14 +54,15 @@ def write_shard(
             "features": features,
         }
     )
-    batch = batch.replace_schema_metadata({"flops": repr(flops)})
+    batch = batch.replace_schema_metadata({name: repr(float(value)) for name, value in (facts or {}).items()})
     with folder.writing(shard_name(index)) as stream, pa.ipc.new_file(stream, batch.schema) as writer:
         writer.write_batch(batch)
 
 
-def shard_flops(folder: StudyFolder, index: int) -> float:
+def shard_facts(folder: StudyFolder, index: int) -> dict[str, float]:
     with folder.filesystem.open_input_file(shard_name(index)) as stream:
-        return float(pa.ipc.open_file(stream).schema.metadata[b"flops"])
+        found = pa.ipc.open_file(stream).schema.metadata or {}
+    return {name.decode(): float(value) for name, value in found.items()}
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,14 @@ FIT_PASSES = 6
 FIT_PRODUCTS = 1.0
 REFERENCE_STEPS = 3
 REFERENCE_ROWS = 20
+# Of the path: optimizer steps between two looks at the examples, measured on Yeast (4.5).
+PATH_STRIDE = 4.5
+# Of gradients/subspace_basis.py; passes of QR and of changes of basis over its columns, measured on Yeast.
+MEANS_SHARE, OVERSAMPLING, POWER_ITERATIONS = 0.75, 20, 2
+BASIS_TURNS = 12
+# Of affinity/trained.py and affinity/build.py.
+TRAINED_SEEDS = 2
+SMALL_NETWORK = 2_000_000
 
 
 def forward_flops(work: Workload) -> int:
@@ -37,14 +45,32 @@ def base_model_flops(config: Config, work: Workload, epochs: float) -> float:
 
 
 def gradient_flops(config: Config, work: Workload) -> float:
-    """Forward, backward to the layers' outputs and reduction; a batch mostly holds the rows of one task."""
+    """Forward and backward to the layers' outputs twice, with the sums and with the reduction; the basis between them.
+
+    A batch mostly holds the rows of one task.
+    """
+    settings = config.gradients
     head = work.hidden[-1] * sum(work.outputs) / work.tasks
-    forward = 2 * (sum(m * n for m, n in work.body) + head)
-    backward = forward - 2 * math.prod(work.body[0])
-    reduction = 0.0
-    if config.gradients.reduction == "rademacher":
-        reduction = 2 * config.gradients.dimension * (work.body_parameters + work.head_parameters)
-    return work.labels * (forward + backward + reduction)
+    weights = sum(m * n for m, n in work.body) + head
+    passes = 4 * weights - 2 * math.prod(work.body[0])
+    reduced = work.body_parameters + work.head_parameters
+    reduction, basis = 0.0, 0.0
+    if settings.reduction in ("rademacher", "subspace"):
+        reduction = 2 * work.dimension(config) * reduced
+    elif settings.reduction == "factorised":
+        reduction = 4 * math.sqrt(settings.dimension) * sum(m + n for m, n in work.body)
+    if settings.reduction == "subspace":
+        landmarks, width = min(settings.landmarks, sum(work.train)), basis_width(config, work)
+        products = 2 * POWER_ITERATIONS + 2
+        basis = landmarks * products * (passes + 2 * reduced * width) + BASIS_TURNS * work.parameters * width**2
+    return work.labels * (2 * passes + 4 * weights + reduction) + basis
+
+
+def basis_width(config: Config, work: Workload) -> int:
+    """Columns of the range finder: the directions that the means leave, and a few more."""
+    d = work.dimension(config)
+    means = min(2 * work.tasks, max(1, int(MEANS_SHARE * d)))
+    return min(d - means + OVERSAMPLING, config.gradients.landmarks)
 
 
 def fit_products(d: int) -> float:
@@ -53,6 +79,49 @@ def fit_products(d: int) -> float:
 
 
 def fit_flops(config: Config, work: Workload) -> float:
+    """Of the estimates of all subsets and of the probes."""
+    subsets = Subsets.of(config, work.tasks)
+    members = subsets.memberships / subsets.count
+    if config.affinity.estimator == "trained":
+        return TRAINED_SEEDS * subsets.count * fine_tuning_flops(config, work, members)
+    one = path_flops(config, work) if config.solution == "path" else ridge_flops(config, work)
+    if runs_network(config, work):
+        one += subsets.count * forward_flops(work) * work.rows[VALIDATION]
+    return one + config.fits.probes * (fine_tuning_flops(config, work, 5) + one / subsets.count)
+
+
+def runs_network(config: Config, work: Workload) -> bool:
+    wish = config.fits.evaluate
+    return wish == "network" or (wish == "auto" and config.path_can_go and work.parameters <= SMALL_NETWORK)
+
+
+def fine_tuning_flops(config: Config, work: Workload, tasks: float) -> float:
+    """One true fine-tuning on a subset of so many tasks."""
+    training, forward = forward_flops(work) + backward_flops(work), forward_flops(work)
+    rows = (work.rows_of(max(1, round(tasks)), split) for split in (TRAIN, VALIDATION))
+    return config.fits.epochs * (training * next(rows) + forward * next(rows))
+
+
+def path_steps(config: Config, work: Workload) -> float:
+    """Optimizer steps of one subset."""
+    subsets = Subsets.of(config, work.tasks)
+    rows = work.rows_of(round(subsets.memberships / subsets.count), TRAIN)
+    return config.fits.epochs * steps_per_epoch(round(rows), config.base.batch_size)
+
+
+def path_flops(config: Config, work: Workload) -> float:
+    """Per look at the examples two products over a subset's rows and two with the basis; losses after every epoch."""
+    d, subsets = work.dimension(config), Subsets.of(config, work.tasks)
+    per_task, validation = sum(work.train) / work.tasks, sum(work.validation) / work.tasks
+    with_basis = 0.0 if config.gradients.reduction == "exact" else 2.0 * work.parameters * d
+    looks = path_steps(config, work) / PATH_STRIDE
+    members = subsets.memberships
+    rows = looks * members * (4 * per_task * d + 2 * min(d, per_task) * d)
+    epochs = config.fits.epochs * (members * 2 * validation * d + subsets.count * with_basis)
+    return rows + looks * subsets.count * 2 * with_basis + epochs
+
+
+def ridge_flops(config: Config, work: Workload) -> float:
     """Two products per pass over the rows, products with the curvature in between, and what each tile sets up."""
     d, rows = work.dimension(config), sum(work.train)
     subsets = Subsets.of(config, work.tasks)
@@ -65,7 +134,8 @@ def fit_flops(config: Config, work: Workload) -> float:
     passes = FIT_PASSES * (4 * subsets.memberships * per_task * d + fit_products(d) * product + turns)
     sample = min(rows, max(16 * work.tasks, REFERENCE_ROWS * d))
     setup = 2 * d * d * (REFERENCE_STEPS * sample + rows + (2 * work.tasks * d if dense else rows))
-    return passes + tiles * setup + 2 * subsets.memberships * validation * d
+    penalties = 1 if config.fits.l2 != "auto" else math.ceil(math.log2(config.fits.epochs)) + 1
+    return penalties * (passes + tiles * setup + 2 * subsets.memberships * validation * d)
 
 
 def affinity_flops(config: Config, work: Workload) -> float:

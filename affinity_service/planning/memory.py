@@ -42,6 +42,11 @@ SIGN_CACHE = 1 << 26
 # Bytes of a row of the feature store beside its features; rows of a fit table beside its weights.
 STORE_COLUMNS = 25
 VALIDATION_CHUNK = 4096
+# Entries of a chunk of gradients in gradients/projection.py.
+BASIS_CHUNK = 1 << 24
+# Of affinity/linearized.py and evaluation/fine_tuning.py: memory of displacements and of stacks, numbers per weight.
+PATH_BYTES, PATH_COPIES = 1 << 30, 12
+STACK_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -69,15 +74,24 @@ def gradient_bytes(config: Config, work: Workload, machine: Machine, workers: in
     rows = min(settings.shard_rows, work.labels)
     batch = min(settings.batch_rows, rows)
     shard = 3 * rows * (4 * d + STORE_COLUMNS)
+    # Sums of all tasks of a split, in double precision, in one actor; and the anchor that comes of them.
+    anchor = 4.0 * work.parameters * (3 * work.tasks + d + 2)
+    sums = 8.0 * 2 * work.parameters * min(work.tasks, 1 + settings.shard_rows * work.tasks / work.labels)
     if settings.reduction == "exact":
         reduction, on_gpu = 0.0, 4.0 * batch * d * 3
+    elif settings.reduction == "subspace":
+        reduction = 4.0 * work.parameters * d
+        on_gpu = 4.0 * (2 * BASIS_CHUNK + batch * d) + 3 * 4.0 * work.parameters * d
+    elif settings.reduction == "factorised":
+        reduction, on_gpu = 0.0, 4.0 * batch * d * 2
     else:
         entries = work.parameters * d
         reduction = 4.0 * (entries if entries <= SIGN_CACHE else min(entries, SIGN_CHUNK))
         on_gpu = 2 * 4 * (batch * min(work.parameters, SIGN_CHUNK / d) + batch * d) + reduction
     own = 4 * work.parameters * 2 + 3 * 4 * batch * work.activations
-    held = TRAIN_REMAINS + workers * (WORKER + own + shard + reduction + on_gpu + 13 * work.labels)
-    return _bytes(machine, work, held, workers, own + on_gpu, work.labels * (4 * d + STORE_COLUMNS))
+    held = TRAIN_REMAINS + workers * (WORKER + own + sums + shard + reduction + on_gpu + 13 * work.labels) + 3 * anchor
+    stored = work.labels * (4 * d + STORE_COLUMNS) + (anchor if settings.reduction == "subspace" else 0)
+    return _bytes(machine, work, held, workers, own + on_gpu, stored)
 
 
 def fit_bytes(config: Config, work: Workload, machine: Machine, workers: int) -> Bytes:
@@ -117,6 +131,12 @@ def group_model_bytes(
 
 def _fit_heap(config: Config, work: Workload) -> float:
     d = work.dimension(config)
+    if config.affinity.estimator == "trained":
+        return FIT_OVERHEAD + 2.0 * STACK_BYTES
+    if config.solution == "path":
+        together = min(config.fits.tile, max(1, PATH_BYTES // (4 * PATH_COPIES * work.parameters)))
+        anchor = 4.0 * work.parameters * (3 * work.tasks + d + 2)
+        return FIT_OVERHEAD + 2 * 4.0 * work.labels * d + anchor + 4.0 * together * PATH_COPIES * work.parameters
     sample = 4 * d * min(sum(work.train), max(16 * work.tasks, REFERENCE_ROWS * d))
     features = 4 * work.labels * d
     return FIT_COPIES * features + 3 * sample + 2 * _curvature(config, work) + FIT_OVERHEAD

@@ -11,15 +11,20 @@ import math
 from affinity_service.config import Config
 from affinity_service.planning.flops import (
     FIT_PASSES,
+    PATH_STRIDE,
+    POWER_ITERATIONS,
+    TRAINED_SEEDS,
     backward_flops,
     base_model_flops,
     fit_flops,
     fit_products,
     forward_flops,
     gradient_flops,
+    path_steps,
+    ridge_flops,
 )
 from affinity_service.planning.machine import Machine
-from affinity_service.planning.memory import SIGN_CACHE
+from affinity_service.planning.memory import SIGN_CACHE, STACK_BYTES, STACK_COPIES
 from affinity_service.planning.workload import Subsets, Workload, expected_groups, group_trainings
 from affinity_service.tasks.sampling import steps_per_epoch
 from affinity_service.tasks.suite import TRAIN, VALIDATION
@@ -50,6 +55,9 @@ STACK_RATE = 0.6
 REDUCTION_RATE = 0.6
 # At so many dimensions the fits reach half the rate of a large product (measured: 0.2 to 0.3 of it at 400, 0.4 at 949).
 FIT_HALF_RATE = 1000
+# Of the path: elementwise operations per weight and optimizer step, and the rate of its products.
+PATH_ELEMENTS = 12
+PATH_RATE = 0.6
 # Operations that the FLOP counter watches cost more, in tiny operations.
 COUNTED = 120
 # float32 signs drawn per second, relative to elementwise operations.
@@ -72,14 +80,20 @@ def gradient_seconds(config: Config, work: Workload, machine: Machine, workers: 
     rates, settings, d = machine.rates, config.gradients, work.dimension(config)
     products = gradient_flops(config, work) / (REDUCTION_RATE * rates.gemm * _threads(config))
     batches = math.ceil(work.labels / settings.batch_rows)
-    elements = work.labels * (3 * d + 6 * work.activations)
+    elements: float = work.labels * (3 * d + 6 * work.activations)
     if settings.reduction == "rademacher":
         elements += work.labels * work.body_parameters
         # Signs beyond the cache are drawn again for every batch.
         entries = work.parameters * d
         elements += SIGN_ELEMENTS * entries * (workers if entries <= SIGN_CACHE else batches)
+    elif settings.reduction == "subspace":
+        # The landmarks' gradients are formed again for each of the range finder's products.
+        passes = 1 + (2 * POWER_ITERATIONS + 2) * min(settings.landmarks, sum(work.train)) / work.labels
+        elements += passes * work.labels * work.body_parameters
     else:
         elements += 4 * work.labels * d
+    # The sums' doubles.
+    elements += 4 * work.labels / settings.batch_rows * work.parameters
     operations = batches * (100 + 12 * len(work.body)) * COUNTED * rates.operation
     written = work.labels * 4 * d / BYTES_PER_SECOND
     busy = (products + elements / rates.elements + operations + written) / workers
@@ -87,16 +101,58 @@ def gradient_seconds(config: Config, work: Workload, machine: Machine, workers: 
 
 
 def fit_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
+    """Start, probes, then the estimates of all subsets."""
+    subsets = Subsets.of(config, work.tasks)
+    if config.affinity.estimator == "trained":
+        return FIT_START * machine.rates.interpreter * machine.rates.slowdown + trained_seconds(
+            config, work, machine, workers
+        )
+    one = path_seconds if config.solution == "path" else ridge_seconds
+    every = one(config, work, machine, workers)
+    probes = config.fits.probes
+    if probes:
+        every += fine_tuning_seconds(config, work, machine, probes) + every * workers * probes / subsets.count
+    return FIT_START * machine.rates.interpreter * machine.rates.slowdown + every
+
+
+def fine_tuning_seconds(config: Config, work: Workload, machine: Machine, models: int) -> float:
+    """A stack of so many true fine-tunings."""
+    rows = work.rows_of(5, TRAIN)
+    steps = config.fits.epochs * (
+        steps_per_epoch(round(rows), config.base.batch_size) + work.rows[VALIDATION] / config.base.batch_size / 3
+    )
+    return steps * _stack_step(config, work, machine, models) * machine.rates.slowdown
+
+
+def trained_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
+    """All subsets truly fine-tuned, a tile at a time."""
+    count = TRAINED_SEEDS * Subsets.of(config, work.tasks).count
+    together = min(TRAINED_SEEDS * config.fits.tile, max(1, STACK_BYTES // (4 * STACK_COPIES * work.parameters)))
+    return math.ceil(count / together / workers) * fine_tuning_seconds(config, work, machine, together)
+
+
+def path_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
+    rates, subsets = machine.rates, Subsets.of(config, work.tasks)
+    products = fit_flops(config.model_copy(update={"fits": config.fits.model_copy(update={"probes": 0})}), work)
+    elements = subsets.count * path_steps(config, work) * work.parameters * PATH_ELEMENTS
+    residuals = path_steps(config, work) / PATH_STRIDE * subsets.memberships * sum(work.train) / work.tasks * 3
+    tiles = math.ceil(subsets.count / config.fits.tile)
+    operations = tiles * path_steps(config, work) * (20 + work.tasks * 12) * COUNTED * rates.operation
+    busy = products / (PATH_RATE * rates.gemm * _threads(config)) + (elements + residuals) / rates.elements + operations
+    return busy * math.ceil(tiles / workers) / tiles * rates.slowdown
+
+
+def ridge_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
     rates, d = machine.rates, work.dimension(config)
     subsets = Subsets.of(config, work.tasks)
     tiles = math.ceil(subsets.count / config.fits.tile)
-    products = fit_flops(config, work) * (1 + FIT_HALF_RATE / d) / (rates.linear * _threads(config))
+    products = ridge_flops(config, work) * (1 + FIT_HALF_RATE / d) / (rates.linear * _threads(config))
     operations = tiles * FIT_PASSES * (fit_products(d) + 3) * (work.tasks + 15) * COUNTED * rates.operation
     copies = tiles * 10 * work.labels * d / rates.elements
     loading = 3 * work.labels * d * 4 / 1e9
     # The last tiles leave workers without work.
     waves = math.ceil(tiles / workers) / tiles
-    return (FIT_START * rates.interpreter + loading + (products + operations + copies) * waves) * rates.slowdown
+    return (loading + (products + operations + copies) * waves) * rates.slowdown
 
 
 def affinity_seconds(config: Config, work: Workload, machine: Machine) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.config import GradientConfig, MLPConfig
 from affinity_service.fitting import solve_subsets, subset_design
 from affinity_service.gradients.features import compute_features
@@ -42,7 +43,7 @@ def features(device: str) -> float:
     suite = Suite.from_arrays(inputs, (rng.random((EXAMPLES[device], TASKS)) < 0.5).astype(np.float32))
     model = build_model(MLPConfig(hidden=[256, 256]), suite.inputs.shape[1:], suite.tasks, 0)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    reduction = build_reduction(GradientConfig(dimension=DIMENSION), shapes)
+    reduction = build_reduction(GradientConfig(reduction="rademacher", dimension=DIMENSION), WeightSpace(shapes))
     gradients = PerExampleGradients(model.to(device), suite.tasks)
     _, task, example = pair_rows(suite)
     return len(task) / seconds(lambda: compute_features(gradients, reduction, suite, example, task, 512))

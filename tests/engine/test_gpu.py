@@ -9,6 +9,7 @@ import pytest
 import ray
 import torch
 
+from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service import Study
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import GradientConfig, MLPConfig, ResourceConfig
@@ -33,7 +34,7 @@ def features_on(device: str, reduction: str, hooks: bool) -> Features:
     suite = mixed_suite(rows=300)
     model = build_model(MLPConfig(hidden=[16, 16]), suite.inputs.shape[1:], suite.tasks, 0)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    reduce = build_reduction(GradientConfig(reduction=reduction, dimension=24), shapes)
+    reduce = build_reduction(GradientConfig(reduction=reduction, dimension=24), WeightSpace(shapes))
     _, task, example = pair_rows(suite)
     gradients = PerExampleGradients(model.to(device), suite.tasks, hooks)
     return compute_features(gradients, reduce, suite, example, task, 128)

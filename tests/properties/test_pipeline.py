@@ -7,6 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.affinity import LinearizedEstimator
 from affinity_service.affinity.matrix import matrix_from_estimates
 from affinity_service.config import FitConfig, GradientConfig, MLPConfig, TrainConfig
@@ -69,7 +70,7 @@ def test_every_valid_suite_gives_a_finite_matrix(suite, reduction, l2, batch_row
     model = build(0)
     model.load_state_dict(trained.weights)
     config = GradientConfig(reduction=reduction[0], dimension=reduction[1])
-    reduce = build_reduction(config, {name: tuple(p.shape) for name, p in model.named_parameters()})
+    reduce = build_reduction(config, WeightSpace({name: tuple(p.shape) for name, p in model.named_parameters()}))
     gradients = PerExampleGradients(model, suite.tasks)
     rows = []
     for split in (TRAIN, VALIDATION):

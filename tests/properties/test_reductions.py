@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.gradients.per_example import GradientBlock
 from affinity_service.gradients.reductions import Rademacher, rademacher
 
@@ -24,7 +25,7 @@ def test_features_are_linear_and_repeat_with_the_seed(shapes, dimension, seed):
     named = {f"p{i}": shape for i, shape in enumerate(shapes)}
     rng = torch.Generator().manual_seed(seed % 1000)
     a, b = ([torch.randn(3, m * n, generator=rng) for m, n in shapes] for _ in range(2))
-    reduction, again = Rademacher(named, dimension, seed), Rademacher(named, dimension, seed)
+    reduction, again = Rademacher(WeightSpace(named), dimension, seed), Rademacher(WeightSpace(named), dimension, seed)
     combined = project(reduction, named, [2 * x - y for x, y in zip(a, b, strict=True)])
     separate = 2 * project(again, named, a) - project(again, named, b)
     torch.testing.assert_close(combined, separate, rtol=1e-4, atol=1e-4)
@@ -35,7 +36,7 @@ def test_features_are_linear_and_repeat_with_the_seed(shapes, dimension, seed):
 def test_factored_and_dense_gradients_have_the_same_features(m, n, dimension, seed):
     rng = torch.Generator().manual_seed(seed)
     left, right = torch.randn(5, m, generator=rng), torch.randn(5, n, generator=rng)
-    reduction = Rademacher({"w": (m, n)}, dimension, seed)
+    reduction = Rademacher(WeightSpace({"w": (m, n)}), dimension, seed)
     factored = reduction([GradientBlock("w", None, left, right)], 5)
     dense = reduction([GradientBlock("w", None, (left[:, :, None] * right[:, None, :]).flatten(1))], 5)
     torch.testing.assert_close(factored, dense, rtol=1e-4, atol=1e-5)
@@ -50,7 +51,7 @@ def test_inner_products_are_unbiased(shape):
     exact = float(vectors[0] @ vectors[1])
     found = []
     for seed in range(400):
-        features = Rademacher({"w": shape}, 16, seed)([GradientBlock("w", None, vectors)], 2)
+        features = Rademacher(WeightSpace({"w": shape}), 16, seed)([GradientBlock("w", None, vectors)], 2)
         found.append(float(features[0] @ features[1]))
     error = np.std(found) / np.sqrt(len(found))
     assert abs(np.mean(found) - exact) < 4 * error
@@ -64,9 +65,9 @@ def test_chunks_and_cache_do_not_change_the_signs(monkeypatch):
     left, right = torch.randn(4, 11), torch.randn(4, 9)
     block = GradientBlock("w", torch.tensor([0, 2, 3, 5]), left, right)
     monkeypatch.setattr(rademacher, "CHUNK_ENTRIES", 9 * 8 * 3)
-    cached = Rademacher({"w": (11, 9)}, 8, 5)
+    cached = Rademacher(WeightSpace({"w": (11, 9)}), 8, 5)
     monkeypatch.setattr(rademacher, "CACHE_ENTRIES", 0)
-    uncached = Rademacher({"w": (11, 9)}, 8, 5)
+    uncached = Rademacher(WeightSpace({"w": (11, 9)}), 8, 5)
     assert cached._cache is not None
     assert uncached._cache is None
     first = cached([block], 6)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
 
 from affinity_service.config import GradientConfig
 from affinity_service.gradients.per_example import GradientBlock
+from affinity_service.gradients.weight_space import WeightSpace
 
 
 class Reduction(Protocol):
-    """A linear map from gradients of p parameters to ``dimension`` coordinates."""
+    """A linear map from scaled gradients of p parameters to ``dimension`` coordinates. Parameters outside the weight
+    space are passed over."""
 
     dimension: int
 
@@ -21,11 +23,27 @@ class Reduction(Protocol):
         ...
 
 
-def build_reduction(config: GradientConfig, shapes: Mapping[str, Sequence[int]]) -> Reduction:
-    """The reduction named in the config for parameters of these shapes, in the model's order."""
-    from affinity_service.gradients.reductions.exact import Exact
-    from affinity_service.gradients.reductions.rademacher import Rademacher
+def build_reduction(
+    config: GradientConfig, space: WeightSpace, scale: Tensor | None = None, basis: Tensor | None = None
+) -> Reduction:
+    """The reduction named in the config.
 
+    Parameters
+    ----------
+    scale : (p,) metric of the gradients, on the model's device; none for the plain one.
+    basis : (p, d) of the `subspace` reduction, which needs both.
+    """
+    from affinity_service.gradients.reductions.exact import Exact
+    from affinity_service.gradients.reductions.factorised import Factorised
+    from affinity_service.gradients.reductions.rademacher import Rademacher
+    from affinity_service.gradients.reductions.subspace import Subspace
+
+    if config.reduction == "subspace":
+        assert basis is not None, "the basis comes first"
+        assert scale is not None, "and its metric"
+        return Subspace(space, basis, scale)
     if config.reduction == "exact":
-        return Exact(shapes)
-    return Rademacher(shapes, config.dimension, config.seed)
+        return Exact(space, scale)
+    if config.reduction == "factorised":
+        return Factorised(space, config.dimension, config.seed, scale)
+    return Rademacher(space, config.dimension, config.seed, scale)

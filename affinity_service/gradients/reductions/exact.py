@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from affinity_service.gradients.per_example import GradientBlock
+from affinity_service.gradients.weight_space import WeightSpace
 
 
 class Exact:
-    """Coordinates are the entries of all parameters, flattened and concatenated in the model's order."""
+    """Coordinates are the scaled entries of all parameters of the weight space, in its order."""
 
-    def __init__(self, shapes: Mapping[str, Sequence[int]]) -> None:
-        self.offsets: dict[str, int] = {}
-        self.dimension = 0
-        for name, shape in shapes.items():
-            self.offsets[name] = self.dimension
-            self.dimension += math.prod(shape)
+    def __init__(self, space: WeightSpace, scale: Tensor | None = None) -> None:
+        self.dimension = space.size
+        self._slices, self._scale = space.slices, scale
 
     def __call__(self, blocks: Sequence[GradientBlock], batch: int) -> Tensor:
         features = torch.zeros(batch, self.dimension, device=blocks[0].left.device)
         for block in blocks:
-            values = block.dense()
-            columns = slice(self.offsets[block.name], self.offsets[block.name] + values.shape[1])
-            rows = slice(None) if block.rows is None else block.rows
-            features[rows, columns] += values
-        return features
+            if block.name in self._slices:
+                rows = slice(None) if block.rows is None else block.rows
+                features[rows, self._slices[block.name]] += block.dense()
+        return features if self._scale is None else features.mul_(self._scale)

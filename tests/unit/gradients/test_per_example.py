@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.config import GradientConfig, MLPConfig
 from affinity_service.errors import UserError
 from affinity_service.gradients import compute_features
@@ -41,7 +42,7 @@ def test_exact_features_are_the_gradients_one_by_one(hooks, activation):
     example, task = example[::9], task[::9]
     gradients = PerExampleGradients(model, SUITE.tasks, hooks=hooks)
     assert gradients.factored is hooks
-    found = compute_features(gradients, Exact(shapes), SUITE, example, task, batch_rows=8)
+    found = compute_features(gradients, Exact(WeightSpace(shapes)), SUITE, example, task, batch_rows=8)
     for row, (e, t) in enumerate(zip(example, task, strict=True)):
         margin, gradient = reference_gradient(model, int(e), int(t))
         assert found.margins[row] == pytest.approx(margin, abs=1e-5)
@@ -51,7 +52,7 @@ def test_exact_features_are_the_gradients_one_by_one(hooks, activation):
 def test_batches_of_any_size_give_the_same_features():
     model, shapes = model_and_shapes()
     example, task = SUITE.pairs(TRAIN)
-    reduction = build_reduction(GradientConfig(dimension=16), shapes)
+    reduction = build_reduction(GradientConfig(reduction="rademacher", dimension=16), WeightSpace(shapes))
     gradients = PerExampleGradients(model, SUITE.tasks)
     one = compute_features(gradients, reduction, SUITE, example, task, batch_rows=1)
     many = compute_features(gradients, reduction, SUITE, example, task, batch_rows=1000)
@@ -64,4 +65,4 @@ def test_a_diverged_model_is_named():
         model.body[0].bias[0] = torch.nan
     example, task = SUITE.pairs(TRAIN)
     with pytest.raises(UserError, match=r"task `up` .* not finite: the base model diverged"):
-        compute_features(PerExampleGradients(model, SUITE.tasks), Exact(shapes), SUITE, example, task, 64)
+        compute_features(PerExampleGradients(model, SUITE.tasks), Exact(WeightSpace(shapes)), SUITE, example, task, 64)

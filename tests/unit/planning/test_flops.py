@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.affinity import LinearizedEstimator
 from affinity_service.config import Config
 from affinity_service.evaluation.flops import flop_counter, pass_flops
@@ -50,7 +51,9 @@ def test_a_workload_counts_rows_and_labels_of_the_suite():
 def test_gradient_features_are_what_torch_counts(reduction):
     suite, config, work = mixed([16, 8], gradients={"reduction": reduction, "dimension": 40})
     model = build_model(config.model, suite.inputs.shape[1:], suite.tasks, 0)
-    reduce = build_reduction(config.gradients, {name: tuple(p.shape) for name, p in model.named_parameters()})
+    reduce = build_reduction(
+        config.gradients, WeightSpace({name: tuple(p.shape) for name, p in model.named_parameters()})
+    )
     _, task, example = pair_rows(suite)
     with FlopCounterMode(display=False) as counter:
         compute_features(PerExampleGradients(model, suite.tasks), reduce, suite, example, task, 32)
@@ -66,7 +69,9 @@ def test_fits_are_within_a_factor_of_two_of_what_is_counted(reduction):
     sections = {"model": {"hidden": [8]}, "gradients": gradients, "fits": {"subsets": 20, "tile": 1000}}
     config = Config.parse({"name": "x", "data": {"source": "yeast"}, **sections})
     model = build_model(config.model, suite.inputs.shape[1:], suite.tasks, 0)
-    reduce = build_reduction(config.gradients, {name: tuple(p.shape) for name, p in model.named_parameters()})
+    reduce = build_reduction(
+        config.gradients, WeightSpace({name: tuple(p.shape) for name, p in model.named_parameters()})
+    )
     per_example = PerExampleGradients(model, suite.tasks)
 
     def rows(split):

@@ -1,0 +1,111 @@
+"""Probes: a few subsets truly fine-tuned, to choose the penalty and to tell how far predictions are off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affinity_service.artifacts import StudyFolder
+
+CALIBRATION = "fits/calibration.json"
+# Factors on the rule's penalty that probes choose from.
+PENALTY_FACTORS = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
+# A task's own residuals weigh against the pooled ones as this many of them.
+POOLED_WEIGHT = 4
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the probes said.
+
+    Attributes
+    ----------
+    probes : how many subsets were fine-tuned. flops, seconds : what they cost.
+    penalty_factor : on the ridge penalty of the rule.
+    residual : root mean square of predicted − true loss over the probes' members; None without probes.
+    base_residual : the same had the base model's own losses been the prediction.
+    task_residuals : (T,) the same per task, drawn towards the pooled one; empty without probes.
+    """
+
+    probes: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    penalty_factor: float = 1.0
+    residual: float | None = None
+    base_residual: float | None = None
+    task_residuals: tuple[float, ...] = ()
+
+    @property
+    def misleads(self) -> bool:
+        """Whether the base model's own losses predict the probes as well: then the linearisation tells nothing."""
+        return self.residual is not None and self.base_residual is not None and self.residual >= self.base_residual
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "task_residuals": list(self.task_residuals)}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Calibration:
+        return cls(**{**content, "task_residuals": tuple(content["task_residuals"])})
+
+
+def probe_subsets(tasks: int, count: int, seed: int) -> list[tuple[int, ...]]:
+    """`count` distinct subsets of 2 to 8 tasks, every task as often as possible; fewer where there are no more."""
+    rng = np.random.default_rng([seed, 31])
+    chosen: dict[tuple[int, ...], None] = {}
+    waiting: list[int] = []
+    for _ in range(20 * count):
+        if len(chosen) == count:
+            break
+        size = int(rng.integers(min(2, tasks), min(8, tasks) + 1))
+        while len(waiting) < size:
+            waiting += [task for task in rng.permutation(tasks).tolist() if task not in waiting]
+        chosen[tuple(sorted(waiting[:size]))] = None
+        waiting = waiting[size:]
+    return list(chosen)
+
+
+def calibrate(
+    predicted: Mapping[float, Sequence[NDArray[np.float64]]],
+    true: Sequence[NDArray[np.float64]],
+    base: NDArray[np.float64],
+    subsets: Sequence[Sequence[int]],
+    flops: float,
+    seconds: float,
+) -> Calibration:
+    """Choose the factor with the least residual.
+
+    Parameters
+    ----------
+    predicted : per factor the predicted losses of each probe's members. true : the measured ones.
+    base : (T,) losses of the base model.
+    """
+    truth = np.concatenate(list(true))
+    residuals = {factor: np.concatenate(list(losses)) - truth for factor, losses in predicted.items()}
+    factor = min(residuals, key=lambda each: float(np.square(residuals[each]).mean()))
+    square = residuals[factor] ** 2
+    member = np.concatenate([np.asarray(subset) for subset in subsets])
+    pooled = float(square.mean())
+    per_task = [
+        (square[member == task].sum() + POOLED_WEIGHT * pooled) / ((member == task).sum() + POOLED_WEIGHT)
+        for task in range(len(base))
+    ]
+    return Calibration(
+        len(subsets),
+        flops,
+        seconds,
+        factor,
+        pooled**0.5,
+        float(np.square(base[member] - truth).mean()) ** 0.5,
+        tuple(float(each) ** 0.5 for each in per_task),
+    )
+
+
+def read_calibration(folder: StudyFolder) -> Calibration:
+    """What the probes of a study said; the stated default rule where there were none."""
+    if not folder.exists(CALIBRATION):
+        return Calibration()
+    return Calibration.from_json(folder.read_json(CALIBRATION))

@@ -1,0 +1,38 @@
+"""Which ridge penalty stands for so many steps of the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from affinity_service.config import TrainConfig
+from affinity_service.fitting.path import Anchor, Training
+
+
+def ridge_penalties(
+    anchor: Anchor,
+    subsets: Sequence[Sequence[int]],
+    training: Training,
+    epochs: int,
+    base: TrainConfig,
+) -> Tensor:
+    """(M,) float64: λ = mean √v̂ over the subset's weights / (η·K) for K steps at rate η.
+
+    Adam moves a weight by about η/√v̂ times its gradient a step; a ridge fit of penalty λ goes as far as gradient flow
+    does in time 1/λ. v̂ is the subset's own: its squared mean gradient and the variance that a minibatch adds. The
+    features' metric s is normed to s² = mean √v̂ / √v̂ of the base model, which leaves that mean as the unit.
+    """
+    share = torch.zeros(len(subsets), len(anchor.mean), device=anchor.mean.device)
+    for index, subset in enumerate(subsets):
+        share[index, list(subset)] = 1 / len(subset)
+    mean = share @ anchor.mean
+    variance = (share**2 @ (anchor.square - anchor.mean**2)).clamp(min=0)
+    examples = training.examples.to(share.device, torch.float32)
+    part = (1 - training.batch_size / examples).clamp(min=0) / training.batch_size
+    root = (mean**2 + part[:, None] * variance).sqrt()
+    reached = (share @ anchor.square) > 0
+    typical = (root * reached).sum(dim=1) / reached.sum(dim=1).clamp(min=1)
+    steps = epochs * training.steps.to(share.device)
+    return (typical / (base.learning_rate * steps)).double().clamp(min=1e-8)

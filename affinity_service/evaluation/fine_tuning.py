@@ -1,0 +1,107 @@
+"""True fine-tuning of the base model on many subsets at once: the truth that estimates are measured by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from affinity_service.affinity.estimates import Moment
+from affinity_service.config import Config
+from affinity_service.evaluation.flops import pass_flops
+from affinity_service.evaluation.run import Run
+from affinity_service.evaluation.stacked import RunOutcome, StackedTrainer
+from affinity_service.models import build_model
+from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
+
+# Numbers that a stack keeps per weight of a model, and the memory it may take.
+STACK_COPIES = 11
+STACK_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """Losses of M subsets after every epoch.
+
+    validation, test : (M, epochs, T) mean loss per task, NaN outside the subset. flops : of all of it.
+    """
+
+    validation: NDArray[np.float64]
+    test: NDArray[np.float64] | None
+    flops: float
+
+    def at(self, moment: Moment) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """(M, T) validation losses at a moment, and the epoch (from 1) of each subset."""
+        if moment == "best":
+            epochs = np.nanmean(self.validation, axis=2).argmin(axis=1)
+        else:
+            epochs = np.full(len(self.validation), moment - 1)
+        return self.validation[np.arange(len(epochs)), epochs], epochs + 1
+
+
+class FineTuner:
+    """Fine-tunes one base model on subsets, side by side; dropout and early stopping off, all epochs are run.
+
+    Parameters
+    ----------
+    weights : of the base model by parameter name; None starts every run from the initialisation of its seed.
+    linearised : train the linearisation at the base model instead (needs weights).
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        config: Config,
+        weights: Mapping[str, Tensor] | None,
+        device: str = "cpu",
+        linearised: bool = False,
+        record_test: bool = False,
+        epochs: int | None = None,
+    ) -> None:
+        self.suite, self.config, self.weights = suite, config, weights
+        self.epochs = config.fits.epochs if epochs is None else epochs
+        training = config.base.model_copy(update={"epochs": self.epochs, "patience": self.epochs})
+        self.trainer = StackedTrainer(suite, training, self._build, device, record_test, linearised)
+        model = self._build(0)
+        self._flops = pass_flops(model, suite.inputs.shape[1:])
+        size = sum(p.numel() for p in model.parameters())
+        self.together = max(1, STACK_BYTES // (4 * STACK_COPIES * size))
+
+    def _build(self, seed: int) -> torch.nn.Module:
+        model = build_model(self.config.model, self.suite.inputs.shape[1:], self.suite.tasks, seed)
+        if self.weights is not None:
+            model.load_state_dict(dict(self.weights))
+        return model
+
+    def run(self, subsets: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[FineTuned]:
+        """One result per seed, which decides the order of the examples (and the initial weights where there are no
+        others).
+
+        Raises
+        ------
+        UserError
+            The validation loss of a run was never finite.
+        """
+        runs = [Run(tuple(sorted(subset)), seed) for seed in seeds for subset in subsets]
+        # Neighbours of about equal numbers of examples wait less for each other.
+        order = sorted(range(len(runs)), key=lambda i: (len(runs[i].tasks), runs[i].tasks, runs[i].seed))
+        outcomes: dict[int, RunOutcome] = {}
+        for start in range(0, len(order), self.together):
+            part = order[start : start + self.together]
+            outcomes |= dict(zip(part, self.trainer.train([runs[i] for i in part]), strict=True))
+        results = []
+        for number in range(len(seeds)):
+            own = [outcomes[number * len(subsets) + i] for i in range(len(subsets))]
+            tests = [o.test_history for o in own if o.test_history is not None]
+            flops = sum(self.flops(o.run.tasks) for o in own)
+            results.append(FineTuned(np.stack([o.history for o in own]), np.stack(tests) if tests else None, flops))
+        return results
+
+    def flops(self, tasks: Sequence[int]) -> float:
+        """Of one run: forward and backward passes over its examples, forward over the validation ones, every epoch."""
+        training = self._flops.training * len(self.suite.rows(TRAIN, tasks))
+        return float(self.epochs * (training + self._flops.forward * len(self.suite.rows(VALIDATION, tasks))))

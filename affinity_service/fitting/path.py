@@ -1,0 +1,201 @@
+"""The anchored path: what the run's own optimizer would do on each subset, in the model linearised at the base model.
+
+The displacement w of a subset stays in the full weight space, so the optimizer's metric is exactly diagonal and its
+own. Only the examples' margins pass through the basis B of the features: with coordinates c = Bᵀ(w/s) they are
+h + Φc, and the gradient of the subset is its stored mean at the base model, exact, plus what the changed residuals add,
+B Φᵀ Δr / s. Adam's second moment is fed with the square of that gradient and the variance that minibatches would add.
+All subsets advance together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from affinity_service.fitting.optimizers import PathOptimizer
+from affinity_service.fitting.products import full_precision
+from affinity_service.fitting.task_rows import TaskRows
+
+# Optimizer steps between two looks at the examples: at most so many, and fewer where the margins would change by more
+# than this (root mean square over the subset's rows) in between.
+LONGEST_STRIDE = 5
+LARGEST_CHANGE = 0.05
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The base model as the path sees it.
+
+    Attributes
+    ----------
+    weights : (p,) of the base model.
+    scale : (p,) the metric s of the features.
+    basis : (p, d) orthonormal, features = Bᵀ(s∘gradient); None for the identity (d = p).
+    mean, square : (T, p), per task the mean over training rows of the loss gradient, and of its squared entries.
+    """
+
+    weights: Tensor
+    scale: Tensor
+    basis: Tensor | None
+    mean: Tensor
+    square: Tensor
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], device: str | torch.device) -> Anchor:
+        """From tensors by attribute name, as the gradient stage stores them."""
+        basis = tensors["basis"].to(device) if "basis" in tensors else None
+        weights, scale, mean, square = (tensors[name].to(device) for name in ("weights", "scale", "mean", "square"))
+        return cls(weights, scale, basis, mean, square)
+
+    def coordinates(self, w: Tensor) -> Tensor:
+        """(M, p) displacements → (M, d)."""
+        scaled = w / self.scale
+        return scaled if self.basis is None else scaled @ self.basis
+
+    def displacement(self, c: Tensor) -> Tensor:
+        """(M, d) coordinates → (M, p), the displacement within the basis that has them."""
+        return (c if self.basis is None else c @ self.basis.T) * self.scale
+
+    def gradient(self, a: Tensor) -> Tensor:
+        """(M, d) sums Φᵀr → (M, p), the gradients they stand for."""
+        return (a if self.basis is None else a @ self.basis.T) / self.scale
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training that is imagined, per subset.
+
+    batch_size : examples per step. steps : (M,) optimizer steps an epoch. examples : (M,) training examples with a
+    label of the subset.
+    """
+
+    batch_size: int
+    steps: Tensor
+    examples: Tensor
+
+
+class Paths:
+    """Follows many subsets from one base model.
+
+    Parameters
+    ----------
+    rows : per task its training rows; None for a task that no subset names.
+    """
+
+    def __init__(self, rows: Sequence[TaskRows | None], anchor: Anchor, optimizer: PathOptimizer) -> None:
+        self.rows, self.anchor, self.optimizer = rows, anchor, optimizer
+        self._base = [None if own is None else own.slopes(own.margins[:, None]) for own in rows]
+        self._roots = [None if own is None else _root(own.features) for own in rows]
+
+    @torch.no_grad()
+    def run(
+        self,
+        subsets: Sequence[Sequence[int]],
+        training: Training,
+        epochs: int,
+        on_epoch: Callable[[int, Tensor, Tensor], None],
+    ) -> None:
+        """``on_epoch(epoch, w, c)`` is called after each, from 0, with displacements (M, p) and coordinates (M, d), of
+        which it must keep copies."""
+        # Subsets with more steps an epoch first: those still at work are then always the first ones.
+        order = sorted(range(len(subsets)), key=lambda i: -int(training.steps[i]))
+        back = torch.tensor(order).argsort()
+        with full_precision():
+            state = _State(self, [tuple(subsets[i]) for i in order], training, torch.tensor(order))
+            for epoch in range(epochs):
+                state.epoch()
+                on_epoch(epoch, state.w[back], self.anchor.coordinates(state.w)[back])
+
+
+class _State:
+    def __init__(self, paths: Paths, subsets: Sequence[tuple[int, ...]], training: Training, order: Tensor) -> None:
+        self.paths, self.anchor = paths, paths.anchor
+        anchor, device = paths.anchor, paths.anchor.weights.device
+        tasks, count = len(paths.rows), len(subsets)
+        self.share = torch.zeros(count, tasks, device=device)
+        for index, subset in enumerate(subsets):
+            self.share[index, list(subset)] = 1 / len(subset)
+        self.holders = [[i for i, subset in enumerate(subsets) if task in subset] for task in range(tasks)]
+        self.steps = training.steps[order].tolist()
+        self.mean = self.share @ anchor.mean
+        # Weights that no example of the subset reaches, such as other tasks' heads: the basis would leak into them.
+        self.reached = (self.share @ anchor.square) > 0
+        self.weights = self.anchor.weights * self.reached
+        self.noise = self._noise(training, order)
+        self.w = torch.zeros(count, len(anchor.weights), device=device)
+        self.moments = paths.optimizer.start(self.w)
+        self.gradient = torch.zeros_like(self.w)
+        # Steps until the next look at the examples, and the coordinates at the last.
+        self.left = [0] * count
+        self.stride = [1] * count
+        d = anchor.scale.shape[0] if anchor.basis is None else anchor.basis.shape[1]
+        self.seen = torch.zeros(count, d, device=device)
+        self.first = True
+
+    def _noise(self, training: Training, order: Tensor) -> Tensor:
+        """(M, p) variance of a minibatch's gradient; the tasks' parts count as independent."""
+        anchor, device = self.anchor, self.share.device
+        sizes = torch.tensor([0 if rows is None else len(rows) for rows in self.paths.rows], device=device).clamp(min=1)
+        examples = training.examples[order].to(device, torch.float32)
+        square = self.share**2
+        per_example = (square * (examples[:, None] / sizes)) @ anchor.square - square @ anchor.mean**2
+        part = (1 - training.batch_size / examples).clamp(min=0) / training.batch_size
+        return per_example.clamp_(min=0).mul_(part[:, None])
+
+    def epoch(self) -> None:
+        for step in range(self.steps[0]):
+            active = sum(1 for own in self.steps if own > step)
+            due = [i for i in range(active) if self.left[i] == 0]
+            if due:
+                self._look(due)
+            part = slice(0, active)
+            self.paths.optimizer.step(
+                self.w[part], self.weights[part], self.gradient[part], self.noise[part], self.moments, part
+            )
+            for i in range(active):
+                self.left[i] -= 1
+
+    def _look(self, due: list[int]) -> None:
+        """New residuals, gradients and strides of some subsets."""
+        everyone = len(due) == len(self.w)
+        index = torch.tensor(due, device=self.w.device)
+        c = self.anchor.coordinates(self.w if everyone else self.w[index])
+        place = {subset: position for position, subset in enumerate(due)}
+        change = c - (self.seen if everyone else self.seen[index])
+        total = torch.zeros_like(c)
+        moved = torch.zeros(len(due), device=c.device)
+        for task, holders in enumerate(self.holders):
+            positions = [place[i] for i in holders if i in place]
+            rows, base = self.paths.rows[task], self.paths._base[task]
+            if not positions or rows is None or base is None:
+                continue
+            own = torch.tensor(positions, device=c.device)
+            slopes = rows.slopes(rows.margins_at(c[own])) - base
+            share = self.share[index[own], task]
+            total.index_add_(0, own, (slopes.T @ rows.features) * (share / len(rows))[:, None])
+            root = self.paths._roots[task]
+            assert root is not None
+            moved.index_add_(0, own, (change[own] @ root.T).square().sum(dim=1) * share)
+        gradient = (self.mean[index] + self.anchor.gradient(total)).mul_(self.reached[index])
+        if everyone:
+            self.gradient, self.seen = gradient, c
+        else:
+            self.gradient[index], self.seen[index] = gradient, c
+        for i, square in zip(due, moved.tolist(), strict=True):
+            per_step = square**0.5 / self.stride[i]
+            # The first look has nothing to compare with: one step, then the next look.
+            affordable = int(LARGEST_CHANGE / per_step) if per_step > 0 else (1 if self.first else LONGEST_STRIDE)
+            self.stride[i] = self.left[i] = min(LONGEST_STRIDE, max(1, affordable))
+        self.first = False
+
+
+def _root(features: Tensor) -> Tensor:
+    """(k, d) R with RᵀR the mean outer product of the rows: ‖Rc‖² is the mean square of the margins' changes."""
+    n, d = features.shape
+    if d >= n:
+        return features / n**0.5
+    values, vectors = torch.linalg.eigh((features.T @ features / n).double())
+    return (values.clamp(min=0).sqrt()[:, None] * vectors.T).to(features.dtype)

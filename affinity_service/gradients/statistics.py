@@ -1,0 +1,125 @@
+"""Per-task means and second moments of the loss gradients, what every first step moves along.
+
+From the factors of the gradients: no per-example gradient is formed for a linear layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from affinity_service.gradients.margins import targets
+from affinity_service.gradients.per_example import GradientBlock, PerExampleGradients
+from affinity_service.gradients.weight_space import WeightSpace
+from affinity_service.tasks.suite import Suite
+
+
+@dataclass(frozen=True)
+class GradientSums:
+    """Sums over some rows of one split, per task that occurs there.
+
+    Attributes
+    ----------
+    tasks : K tasks, ascending.
+    rows : (K,) rows of each.
+    first : (K, p) float64, the sum of the loss gradients.
+    second : (K, p) float64, the sum of their squares, entry by entry.
+    """
+
+    tasks: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    first: NDArray[np.float64]
+    second: NDArray[np.float64]
+
+
+def loss_slopes(margins: Tensor, target: Tensor, task: Tensor, suite: Suite) -> Tensor:
+    """(B,) derivative of each pair's loss by its margin: σ(h) − y, or h − y for regression. What turns the gradient of
+    a margin into that of the loss."""
+    squared = torch.tensor([t.kind == "regression" for t in suite.tasks], device=task.device)[task]
+    return torch.where(squared, margins, torch.sigmoid(margins)) - target
+
+
+def gradient_sums(
+    gradients: PerExampleGradients,
+    space: WeightSpace,
+    suite: Suite,
+    example: NDArray[np.int64],
+    task: NDArray[np.int32],
+    batch_rows: int,
+) -> GradientSums:
+    """Sums over the pairs (example[i], task[i]), on the model's device in float32, across batches in float64."""
+    device = next(gradients.model.parameters()).device
+    present = np.unique(task)
+    place = torch.zeros(len(suite.tasks), dtype=torch.long)
+    place[torch.as_tensor(present, dtype=torch.long)] = torch.arange(len(present))
+    place = place.to(device)
+    first, second = (torch.zeros(len(present), space.size, dtype=torch.float64, device=device) for _ in range(2))
+    for start in range(0, len(example), batch_rows):
+        rows = example[start : start + batch_rows]
+        tasks = torch.as_tensor(task[start : start + batch_rows], device=device).long()
+        labels = torch.as_tensor(suite.labels[rows, task[start : start + batch_rows]], device=device)
+        margins, blocks = gradients(torch.as_tensor(suite.inputs[rows], device=device), tasks, labels)
+        slopes = loss_slopes(margins, targets(tasks, labels, suite.tasks), tasks, suite).float()
+        for block in blocks:
+            if block.name not in space.slices:
+                continue
+            own = tasks if block.rows is None else tasks[block.rows]
+            slope = slopes if block.rows is None else slopes[block.rows]
+            columns = space.slices[block.name]
+            for one in own.unique().tolist():
+                chosen = own == one
+                first[place[one], columns] += _product(block, slope, chosen, 1)
+                second[place[one], columns] += _product(block, slope, chosen, 2)
+    counts = np.array([(task == one).sum() for one in present])
+    return GradientSums(present.astype(np.int64), counts, first.cpu().numpy(), second.cpu().numpy())
+
+
+def _product(block: GradientBlock, slope: Tensor, chosen: Tensor, power: int) -> Tensor:
+    """Σ over the chosen rows of (slope · left ⊗ right)^power, flat."""
+    left = (block.left[chosen] * slope[chosen, None]) ** power
+    if block.right is None:
+        return left.sum(dim=0)
+    return (left.T @ block.right[chosen] ** power).flatten()
+
+
+@dataclass(frozen=True)
+class GradientStatistics:
+    """Means over whole splits.
+
+    Attributes
+    ----------
+    mean, validation_mean : (T, p) float32, the gradient of each task's mean training and validation loss.
+    square : (T, p) float32, the mean of the squared entries of the training rows' loss gradients.
+    """
+
+    mean: Tensor
+    validation_mean: Tensor
+    square: Tensor
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name).contiguous() for name in type(self).__dataclass_fields__}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> GradientStatistics:
+        return cls(**{name: tensors[name] for name in cls.__dataclass_fields__})
+
+
+def combine(training: Sequence[GradientSums], validation: Sequence[GradientSums], tasks: int) -> GradientStatistics:
+    """Means from the sums of all pieces, added in the order given, so that they do not depend on who made them."""
+    mean, square = _means(training, tasks)
+    return GradientStatistics(mean, _means(validation, tasks)[0], square)
+
+
+def _means(pieces: Sequence[GradientSums], tasks: int) -> tuple[Tensor, Tensor]:
+    size = pieces[0].first.shape[1]
+    rows, first, second = np.zeros(tasks), np.zeros((tasks, size)), np.zeros((tasks, size))
+    for piece in pieces:
+        rows[piece.tasks] += piece.rows
+        first[piece.tasks] += piece.first
+        second[piece.tasks] += piece.second
+    return tuple(torch.from_numpy((x / rows[:, None]).astype(np.float32)) for x in (first, second))  # type: ignore[return-value]
