@@ -155,6 +155,35 @@ def train_groups(study: StudyPath, address: Address = None, as_json: AsJson = Fa
 
 
 @app.command()
+def validate(
+    study: StudyPath,
+    subsets: Annotated[int | None, typer.Option(help="Subsets to train for real.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Seeds whose mean is the truth; as many more check it.")] = None,
+    start: Annotated[str | None, typer.Option(help="base: fine-tune the base model; initial: from scratch.")] = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train sampled subsets for real and measure the estimates by them."""
+    from affinity_service.config import Config
+
+    opened = _open(study)
+    opened.require("fits")
+    content = opened.config.model_dump(mode="json")
+    given = {"subsets": subsets, "seeds": seeds, "start": start}
+    content["validation"] |= {key: value for key, value in given.items() if value is not None}
+    opened = _run(Config.parse(content, origin="options"), opened.folder.root, address, as_json, "validation")
+    fidelity = opened.folder.read_json("fidelity.json")
+    from affinity_service.report import write_report
+
+    write_report(opened.folder)
+    if as_json:
+        _print_json(fidelity)
+    else:
+        _print_fidelity(fidelity)
+        out.print(f"\nReport: {opened.report_path}", **VERBATIM)
+
+
+@app.command()
 def report(study: StudyPath) -> None:
     """Write the HTML report of what is done and say where it lies."""
     opened = _open(study)
@@ -375,6 +404,24 @@ def _finite(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return [_finite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _print_fidelity(fidelity: dict[str, Any]) -> None:
+    from affinity_service.evaluation.fidelity_table import rows_of, title_of
+
+    for truth, estimators in fidelity.items():
+        if not isinstance(estimators, dict):
+            continue
+        columns = ("estimator", *(_right(x) for x in ("centred r", "95%", "regret", "Spearman", "distance", "skill")))
+        view = Table(*columns, title=title_of(truth, fidelity), title_justify="left")
+        for row in rows_of(estimators):
+            view.add_row(*row)
+        out.print(view)
+    out.print(
+        "centred r: does it know which partners help (1 is perfect; the ceiling is the truth of other seeds). regret: "
+        "loss given away by choosing partners with it. distance and skill flatter: most of both is how hard a task is. "
+        "base model: its own losses for every subset. task means: each task's true mean, blind to partners."
+    )
 
 
 def _print_groups(groups: list[list[str]], stored: dict[str, Any]) -> None:

@@ -238,6 +238,31 @@ class GroupModelConfig(StageConfig):
     )
 
 
+class ValidationConfig(StageConfig):
+    """True trainings on sampled subsets, by which the estimates are measured; only `affinity validate` runs them."""
+
+    subsets: int = Field(40, ge=2)
+    sizes: tuple[int, int] = Field((2, 8), description="smallest and largest subset; cut to the tasks there are")
+    seeds: int = Field(3, ge=1, description="the truth is their mean; as many others tell how far it repeats")
+    start: Literal["base", "initial"] = Field("base", description="fine-tune the base model, or train from scratch")
+    recipe_seeds: int = Field(3, ge=0, description="random projections of the published recipe beside the estimate")
+    oracle_seeds: int = Field(
+        0,
+        ge=0,
+        description="trainings of the linearised network beside the estimate: its limit, and as costly as the truth",
+    )
+    seed: int = Field(0, ge=0)
+    tile: int = Field(50, ge=1, description="subsets trained together, the unit of resuming")
+    workers: int = Execution(2, ge=1)
+
+    @model_validator(mode="after")
+    def _sizes_ordered(self) -> ValidationConfig:
+        low, high = self.sizes
+        if not 1 <= low <= high:
+            raise ValueError(f"sizes {low, high} must satisfy 1 <= smallest <= largest")
+        return self
+
+
 class ResourceConfig(StageConfig):
     """Per worker or actor; the only section that differs between a laptop and a GPU cluster."""
 
@@ -273,6 +298,7 @@ class Config(StageConfig):
     affinity: AffinityConfig = AffinityConfig()
     groups: GroupConfig = GroupConfig()
     group_models: GroupModelConfig = GroupModelConfig()
+    validation: ValidationConfig = ValidationConfig()
     resources: ResourceConfig = ResourceConfig()
     written_by: Provenance | None = Execution(None, description="left by the study that resolved this config")
 

@@ -23,6 +23,7 @@ class Stage:
     entry : `module:function` in ``affinity_service.engine``; imported when it runs, so that a study that is done needs
         neither Ray nor DeepSpeed.
     version : counts changes of what the code computes.
+    optional : runs only when it is itself the last stage asked for.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Stage:
     entry: str
     on_ray: bool = True
     version: int = 1
+    optional: bool = False
 
     def fingerprint(self, config: Config, identities: dict[str, str]) -> str:
         parts = {name: getattr(config, name).fingerprint_part() for name in self.parts}
@@ -53,6 +55,14 @@ STAGES = (
         version=2,
     ),
     Stage("affinity", (), ("fits",), ("affinity/",), "analysis:estimate_affinity", on_ray=False),
+    Stage(
+        "validation",
+        ("validation",),
+        ("suite", "base_model", "gradients", "fits"),
+        ("validation/", "fidelity.json"),
+        "validation:validate",
+        optional=True,
+    ),
     Stage("groups", ("groups",), ("affinity",), ("groups.json",), "analysis:group_tasks", on_ray=False),
     Stage(
         "group_models",
@@ -90,6 +100,8 @@ def finished_stages(config: Config, suite_hash: str, folder: StudyFolder) -> Ite
     identities = {"suite": suite_hash}
     for stage in STAGES:
         if not folder.is_done(stage.name, stage.fingerprint(config, identities)):
+            if stage.optional:
+                continue
             return
         yield stage.name
         identities |= identities_of(stage, folder)

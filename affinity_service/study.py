@@ -143,12 +143,12 @@ class Study:
         """
         subset = task_index(tasks, self.tasks)
         estimates = self._estimator.estimate([subset, *[(task,) for task in subset]])
-        residuals = self.calibration.task_residuals
+        errors = self.calibration.task_errors
         return pd.DataFrame(
             {
                 "task": [self.tasks[task] for task in subset],
                 "predicted_loss": estimates.losses[0],
-                "standard_error": [residuals[t] for t in subset] if residuals else estimates.standard_errors[0],
+                "standard_error": [errors[t] for t in subset] if errors else estimates.standard_errors[0],
                 "example_error": estimates.standard_errors[0],
                 "alone": [float(loss[0]) for loss in estimates.losses[1:]],
             }

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from affinity_service.artifacts import StudyFolder
 
@@ -16,6 +17,7 @@ CALIBRATION = "fits/calibration.json"
 PENALTY_FACTORS = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
 # A task's own residuals weigh against the pooled ones as this many of them.
 POOLED_WEIGHT = 4
+LEVEL = 0.9
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Calibration:
     penalty_factor : on the ridge penalty of the rule.
     residual : root mean square of predicted − true loss over the probes' members; None without probes.
     base_residual : the same had the base model's own losses been the prediction.
-    task_residuals : (T,) the same per task, drawn towards the pooled one; empty without probes.
+    task_errors : (T,) standard errors of predictions per task: their own residuals drawn towards the pooled ones, and
+        scaled so that nominal 90% intervals hold 90% of the probes' members; empty without probes.
     """
 
     probes: int = 0
@@ -37,7 +40,7 @@ class Calibration:
     penalty_factor: float = 1.0
     residual: float | None = None
     base_residual: float | None = None
-    task_residuals: tuple[float, ...] = ()
+    task_errors: tuple[float, ...] = ()
 
     @property
     def misleads(self) -> bool:
@@ -45,11 +48,11 @@ class Calibration:
         return self.residual is not None and self.base_residual is not None and self.residual >= self.base_residual
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "task_residuals": list(self.task_residuals)}
+        return {**asdict(self), "task_errors": list(self.task_errors)}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Calibration:
-        return cls(**{**content, "task_residuals": tuple(content["task_residuals"])})
+        return cls(**{**content, "task_errors": tuple(content["task_errors"])})
 
 
 def probe_subsets(tasks: int, count: int, seed: int) -> list[tuple[int, ...]]:
@@ -89,10 +92,15 @@ def calibrate(
     square = residuals[factor] ** 2
     member = np.concatenate([np.asarray(subset) for subset in subsets])
     pooled = float(square.mean())
-    per_task = [
+    variances = [
         (square[member == task].sum() + POOLED_WEIGHT * pooled) / ((member == task).sum() + POOLED_WEIGHT)
         for task in range(len(base))
     ]
+    errors = np.sqrt(np.maximum(variances, np.finfo(float).tiny))
+    # Residuals have heavier tails than a normal distribution of their variance, so its interval would be too wide in
+    # the middle: the quantile is that of the probes themselves (split conformal prediction).
+    level = min(1.0, LEVEL * (1 + 1 / len(member)))
+    errors *= np.quantile(np.abs(residuals[factor]) / errors[member], level) / stats.norm.ppf(0.5 + LEVEL / 2)
     return Calibration(
         len(subsets),
         flops,
@@ -100,7 +108,7 @@ def calibrate(
         factor,
         pooled**0.5,
         float(np.square(base[member] - truth).mean()) ** 0.5,
-        tuple(float(each) ** 0.5 for each in per_task),
+        tuple(errors.tolist()),
     )
 
 

@@ -36,13 +36,15 @@ def run_study(
     with contextlib.ExitStack() as stack:
         check_lock = stack.enter_context(driver_lock(folder))
         for stage in STAGES:
+            if stage.optional and stage.name != until:
+                continue
             wanted = stage.fingerprint(config, identities)
             reporter.started(stage.name)
             done = folder.is_done(stage.name, wanted)
             if not described:
                 # A cluster's memory is not this machine's. What is refused must not leave its config behind.
-                if not done and address is None:
-                    refuse_if_too_large(config, suite, folder, stage.name, until)
+                if not done and address is None and not stage.optional:
+                    refuse_if_too_large(config, suite, folder, stage.name, _last_planned(until))
                 _describe(config, folder, suite)
                 described = True
             if done:
@@ -56,6 +58,12 @@ def run_study(
             identities |= identities_of(stage, folder)
             if stage.name == until:
                 break
+
+
+def _last_planned(until: str) -> str:
+    """Optional stages are in no plan: the last one before them is."""
+    names = [stage.name for stage in STAGES if not stage.optional or stage.name == until]
+    return names[names.index(until) - 1] if any(s.optional and s.name == until for s in STAGES) else until
 
 
 def _check_fit_for(config: Config, suite: Suite) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+import numpy as np
 import pyarrow as pa
 import ray
 from safetensors.torch import load as load_safetensors
@@ -41,6 +42,8 @@ from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
 PROBES = "fits/probes.parquet"
 # Seeds of the probes' fine-tuning start here; those of `validate` start elsewhere.
 PROBE_SEED = 700_000
+# Their mean is what is predicted: the order of the examples is no fault of the prediction.
+PROBE_SEEDS = 3
 
 Inputs = tuple[tuple[FeatureRows, FeatureRows], Mapping[str, Tensor]]
 
@@ -94,8 +97,9 @@ def fine_tune_probes(inputs: Inputs, suite: Suite, config: Config, folder: Study
     subsets = probe_subsets(len(suite.tasks), config.fits.probes, config.fits.seed)
     moment: Moment = "best" if config.fits.stop == "best" else config.fits.epochs
     with flop_counter() as counter:
-        (truth,) = FineTuner(suite, config, weights, device).run(subsets, [PROBE_SEED + config.fits.seed])
-        losses, epochs = truth.at(moment)
+        first = PROBE_SEED + PROBE_SEEDS * config.fits.seed
+        truths = FineTuner(suite, config, weights, device).run(subsets, range(first, first + PROBE_SEEDS))
+    losses, epochs = (np.mean(each, axis=0) for each in zip(*(truth.at(moment) for truth in truths), strict=True))
     flops = float(counter.get_total_flops())
     # A penalty that the user gave stays as it is.
     factors = PENALTY_FACTORS if config.solution == "ridge" and config.fits.l2 == "auto" else (1.0,)

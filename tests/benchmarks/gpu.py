@@ -9,13 +9,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.config import GradientConfig, MLPConfig
 from affinity_service.fitting import solve_subsets, subset_design
 from affinity_service.gradients.features import compute_features
 from affinity_service.gradients.per_example import PerExampleGradients
 from affinity_service.gradients.reductions import build_reduction
 from affinity_service.gradients.store import pair_rows
+from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models import build_model
 from affinity_service.tasks import Suite
 

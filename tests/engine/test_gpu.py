@@ -9,7 +9,6 @@ import pytest
 import ray
 import torch
 
-from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service import Study
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import GradientConfig, MLPConfig, ResourceConfig
@@ -19,6 +18,7 @@ from affinity_service.gradients.features import Features, compute_features
 from affinity_service.gradients.per_example import PerExampleGradients
 from affinity_service.gradients.reductions import build_reduction
 from affinity_service.gradients.store import pair_rows
+from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models import build_model
 from tests.suites import mixed_suite
 

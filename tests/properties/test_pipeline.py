@@ -7,7 +7,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.affinity import LinearizedEstimator
 from affinity_service.affinity.matrix import matrix_from_estimates
 from affinity_service.config import FitConfig, GradientConfig, MLPConfig, TrainConfig
@@ -17,6 +16,7 @@ from affinity_service.fitting import subset_design
 from affinity_service.gradients import FeatureRows, compute_features
 from affinity_service.gradients.per_example import PerExampleGradients
 from affinity_service.gradients.reductions import build_reduction
+from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.grouping import centre_rows, cluster
 from affinity_service.models import build_model
 from affinity_service.tasks import TRAIN, VALIDATION, Suite, Task

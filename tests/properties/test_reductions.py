@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.gradients.per_example import GradientBlock
 from affinity_service.gradients.reductions import Rademacher, rademacher
+from affinity_service.gradients.weight_space import WeightSpace
 
 shapes = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 9)), min_size=1, max_size=4)
 

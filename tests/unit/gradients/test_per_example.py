@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.config import GradientConfig, MLPConfig
 from affinity_service.errors import UserError
 from affinity_service.gradients import compute_features
 from affinity_service.gradients.margins import pair_margins
 from affinity_service.gradients.per_example import PerExampleGradients
 from affinity_service.gradients.reductions import Exact, build_reduction
+from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models import build_model
 from affinity_service.tasks import TRAIN
 from tests.suites import mixed_suite

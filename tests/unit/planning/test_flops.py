@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.affinity import LinearizedEstimator
 from affinity_service.config import Config
 from affinity_service.evaluation.flops import flop_counter, pass_flops
@@ -15,6 +14,7 @@ from affinity_service.gradients.features import compute_features
 from affinity_service.gradients.per_example import PerExampleGradients
 from affinity_service.gradients.reductions import build_reduction
 from affinity_service.gradients.store import FeatureRows, pair_rows
+from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models import build_model
 from affinity_service.planning import flops
 from affinity_service.planning.workload import Subsets, Workload

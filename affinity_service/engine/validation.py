@@ -1,0 +1,240 @@
+"""The validation stage: sampled subsets are truly trained, and the estimates measured by them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load as load_safetensors
+
+from affinity_service.affinity.build import base_model, device_here, linearized_estimator
+from affinity_service.affinity.calibration import probe_subsets, read_calibration
+from affinity_service.affinity.estimates import Moment, SubsetEstimates
+from affinity_service.affinity.first_order import first_order_losses
+from affinity_service.affinity.linearized import LinearizedEstimator
+from affinity_service.affinity.recipe import recipe_config, recipe_rows
+from affinity_service.artifacts import StudyFolder
+from affinity_service.config import Config
+from affinity_service.engine.context import StageContext, StageOutcome
+from affinity_service.engine.fits import Inputs, load_inputs
+from affinity_service.engine.placement import workers_with_room
+from affinity_service.engine.pool import TASK_RETRIES, map_unordered, result
+from affinity_service.engine.session import actor_options
+from affinity_service.evaluation.cost import cost_ratios
+from affinity_service.evaluation.fidelity import compare, coverage, row_means
+from affinity_service.evaluation.fine_tuning import FineTuned, FineTuner
+from affinity_service.evaluation.flops import flop_counter
+from affinity_service.evaluation.stacked import split_losses
+from affinity_service.tables import read_metadata, read_table, write_table
+from affinity_service.tasks.suite import VALIDATION, Suite
+
+Losses = NDArray[np.float64]
+
+# Seeds of true trainings; those of probes start elsewhere.
+TRUTH_SEED, ORACLE_SEED = 100_000, 300_000
+# After so many epochs, beside the best validation loss, the default truth.
+EPOCHS = (2, 5)
+
+
+def validation_subsets(config: Config, tasks: int) -> list[tuple[int, ...]]:
+    """Distinct random subsets of the sizes asked for, none of them a probe; fewer where there are no more."""
+    settings = config.validation
+    low, high = (min(size, tasks) for size in settings.sizes)
+    rng = np.random.default_rng([settings.seed, 57])
+    probes = set(probe_subsets(tasks, config.fits.probes, config.fits.seed))
+    chosen: dict[tuple[int, ...], None] = {}
+    for _ in range(100 * settings.subsets):
+        size = int(rng.integers(low, high + 1))
+        subset = tuple(sorted(rng.choice(tasks, size=size, replace=False).tolist()))
+        if subset not in probes:
+            chosen[subset] = None
+        if len(chosen) == settings.subsets:
+            break
+    return list(chosen)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One seed of some subsets; `linearised` trains the oracle instead of the truth."""
+
+    linearised: bool
+    seed: int
+    first: int
+    subsets: list[tuple[int, ...]]
+
+    @property
+    def name(self) -> str:
+        return f"validation/{'oracle' if self.linearised else 'truth'}-{self.seed:03d}-{self.first:05d}.parquet"
+
+
+@ray.remote
+def train_piece(suite: Suite, piece: Piece, config: Config, folder: StudyFolder) -> None:
+    """Train one piece and write its losses after every epoch."""
+    start = time.perf_counter()
+    weights, epochs = None, config.base.epochs
+    if config.validation.start == "base":
+        weights, epochs = load_safetensors(folder.read_bytes("base_model/model.safetensors")), config.fits.epochs
+    with flop_counter() as counter:
+        tuner = FineTuner(suite, config, weights, device_here(), piece.linearised, record_test=True, epochs=epochs)
+        first = ORACLE_SEED if piece.linearised else TRUTH_SEED
+        (tuned,) = tuner.run(piece.subsets, [first + 1000 * config.validation.seed + piece.seed])
+    facts = {"flops": repr(float(counter.get_total_flops())), "seconds": repr(time.perf_counter() - start)}
+    table = _truth_table(tuned, piece.subsets, piece.first).replace_schema_metadata(facts)
+    write_table(folder, piece.name, table)
+
+
+def _truth_table(tuned: FineTuned, subsets: Sequence[tuple[int, ...]], first: int) -> pa.Table:
+    """One row per subset and epoch: lists over the subset's tasks."""
+    assert tuned.test is not None
+    epochs = tuned.validation.shape[1]
+    return pa.table(
+        {
+            "subset": np.repeat(np.arange(first, first + len(subsets)), epochs),
+            "epoch": np.tile(np.arange(1, epochs + 1), len(subsets)),
+            "tasks": [list(s) for s in subsets for _ in range(epochs)],
+            "validation_loss": [tuned.validation[i, e, list(s)] for i, s in enumerate(subsets) for e in range(epochs)],
+            "test_loss": [tuned.test[i, e, list(s)] for i, s in enumerate(subsets) for e in range(epochs)],
+        }
+    )
+
+
+def read_truth(folder: StudyFolder, names: Sequence[str], subsets: int, tasks: int) -> FineTuned:
+    """The tiles of one seed."""
+    rows = [row for name in names for row in read_table(folder, name).to_pylist()]
+    epochs = max(row["epoch"] for row in rows)
+    validation, test = (np.full((subsets, epochs, tasks), np.nan) for _ in range(2))
+    for row in rows:
+        validation[row["subset"], row["epoch"] - 1, row["tasks"]] = row["validation_loss"]
+        test[row["subset"], row["epoch"] - 1, row["tasks"]] = row["test_loss"]
+    return FineTuned(validation, test, sum(float(read_metadata(folder, name)["flops"]) for name in names))
+
+
+@ray.remote
+def predict_subsets(
+    inputs: Inputs,
+    suite: Suite,
+    subsets: list[tuple[int, ...]],
+    config: Config,
+    folder: StudyFolder,
+    moments: list[Moment],
+) -> dict[str, list[list[Losses]]]:
+    """Per estimator and moment, (M, T) predictions: one, or one per projection seed."""
+    rows, anchor = inputs
+    device, tasks = device_here(), len(suite.tasks)
+    factor = read_calibration(folder).penalty_factor
+    own = linearized_estimator(config, folder, rows, anchor, suite.tasks, suite, factor, device)
+    model = base_model(config, folder, suite.inputs.shape[1:], suite.tasks)
+    estimates = own.estimates(subsets, moments)
+    answer: dict[str, list[list[Losses]]] = {
+        "estimate": [[_matrix(estimate, tasks)] for estimate in estimates],
+        "published_recipe": [[] for _ in moments],
+    }
+    # A random projection knows no metric and no basis.
+    plain = {name: tensor for name, tensor in anchor.items() if name != "basis"}
+    plain["scale"] = torch.ones_like(plain["scale"])
+    for seed in range(config.validation.recipe_seeds):
+        recipe = recipe_config(config, seed)
+        features = recipe_rows(model.to(device), suite, recipe)
+        estimator = LinearizedEstimator(*features, suite.tasks, recipe, plain, device=device)
+        for number, estimate in enumerate(estimator.estimates(subsets, moments)):
+            answer["published_recipe"][number].append(_matrix(estimate, tasks))
+    base = split_losses(model.cpu(), suite, VALIDATION)
+    # One length of step for all subsets: first-order affinity has no notion of when to stop.
+    epochs = [int(np.median(estimate.epochs)) for estimate in estimates]
+    answer["first_order"] = [[first_order_losses(anchor, base, subsets, suite, config, each)] for each in epochs]
+    answer["base"] = [[_only_members(np.broadcast_to(base, (len(subsets), tasks)), subsets)] for _ in moments]
+    return answer
+
+
+def _matrix(estimates: SubsetEstimates, tasks: int) -> Losses:
+    losses = np.full((len(estimates.subsets), tasks), np.nan)
+    for row, subset, values in zip(losses, estimates.subsets, estimates.losses, strict=True):
+        row[list(subset)] = values
+    return losses
+
+
+def _only_members(losses: Losses, subsets: Sequence[Sequence[int]]) -> Losses:
+    member = np.zeros(losses.shape, bool)
+    for row, subset in zip(member, subsets, strict=True):
+        row[list(subset)] = True
+    return np.where(member, losses, np.nan)
+
+
+def validate(context: StageContext) -> StageOutcome:
+    config, folder, suite = context.config, context.folder, context.suite
+    settings, tasks = config.validation, len(suite.tasks)
+    subsets = validation_subsets(config, tasks)
+    oracles = settings.oracle_seeds if settings.start == "base" else 0
+    pieces = [
+        Piece(linearised, seed, start, subsets[start : start + settings.tile])
+        for linearised, seeds in ((False, 2 * settings.seeds), (True, oracles))
+        for seed in range(seeds)
+        for start in range(0, len(subsets), settings.tile)
+    ]
+    missing = [pieces[index] for index in context.unfinished([piece.name for piece in pieces], "true trainings")]
+    wanted = max(1, min(settings.workers, len(missing)))
+    workers = workers_with_room("validation", wanted, config.resources, context.warn)
+    options = {**actor_options(config.resources), **TASK_RETRIES}
+    reference = ray.put(suite)
+
+    def submit(_: int, piece: Piece) -> ray.ObjectRef:
+        return train_piece.options(**options).remote(reference, piece, config, folder)
+
+    for done, _ in enumerate(map_unordered(submit, range(workers), missing), len(pieces) - len(missing) + 1):
+        context.progress(done, len(pieces), "pieces of true training")
+
+    def read(linearised: bool, seed: int) -> FineTuned:
+        own = [piece.name for piece in pieces if (piece.linearised, piece.seed) == (linearised, seed)]
+        return read_truth(folder, own, len(subsets), tasks)
+
+    per_seed = [read(False, seed) for seed in range(2 * settings.seeds)]
+    oracle = [read(True, seed) for seed in range(oracles)]
+    epochs = per_seed[0].validation.shape[1]
+    moments: list[Moment] = ["best", *(e for e in EPOCHS if e <= epochs and settings.start == "base")]
+    inputs = load_inputs.options(**TASK_RETRIES).remote(folder)
+    context.progress(len(pieces), len(pieces), "estimates")
+    predicted = result(predict_subsets.options(**options).remote(inputs, reference, subsets, config, folder, moments))
+    if oracle:
+        predicted["oracle"] = [[np.mean([each.at(moment)[0] for each in oracle], axis=0)] for moment in moments]
+    truths = [piece.name for piece in pieces if not piece.linearised]
+    seconds = sum(float(read_metadata(folder, name)["seconds"]) for name in truths)
+    one = seconds / (2 * settings.seeds * len(subsets))
+    folder.write_json("fidelity.json", _report(config, folder, suite, per_seed, predicted, moments, one))
+    return StageOutcome(flops=sum(each.flops for each in (*per_seed, *oracle)), workers=workers)
+
+
+def _report(
+    config: Config,
+    folder: StudyFolder,
+    suite: Suite,
+    per_seed: Sequence[FineTuned],
+    predicted: dict[str, list[list[Losses]]],
+    moments: Sequence[Moment],
+    seconds_per_training: float,
+) -> dict[str, object]:
+    seeds = config.validation.seeds
+    base = np.nanmax(predicted["base"][0][0], axis=0)
+    answer: dict[str, object] = {}
+    for number, moment in enumerate(moments):
+        first, second = (
+            np.mean([truth.at(moment)[0] for truth in part], axis=0) for part in (per_seed[:seeds], per_seed[seeds:])
+        )
+        estimates = {name: predictions[number] for name, predictions in predicted.items() if predictions[number]}
+        compared = compare({**estimates, "row_mean": [row_means(first)], "ceiling": [second]}, first, base)
+        errors = np.array(read_calibration(folder).task_errors or np.full(len(suite.tasks), np.nan))
+        if moment == "best" and np.isfinite(errors).all():
+            compared["estimate"]["coverage_90"] = coverage(estimates["estimate"][0], errors, first)
+        answer["best_validation" if moment == "best" else f"epoch_{moment}"] = compared
+    return {
+        **answer,
+        "subsets": len(per_seed[0].validation),
+        "seeds": seeds,
+        "start": config.validation.start,
+        **cost_ratios(config, folder, suite, seconds_per_training),
+    }
