@@ -17,7 +17,7 @@ from affinity_service.affinity.matrix import AffinityMatrix
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.errors import UserError
-from affinity_service.gradients.anchor_file import read_anchor
+from affinity_service.gradients.anchor import read_anchor
 from affinity_service.gradients.store import FeatureStore
 from affinity_service.grouping import Grouping, centre_rows, cluster
 from affinity_service.reporter import LogReporter, Reporter

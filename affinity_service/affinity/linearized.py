@@ -51,7 +51,7 @@ class LinearizedEstimator:
     train, validation : rows of the feature store, of all tasks or of those that will be asked for.
     tasks : all tasks of the suite, which decide the loss of each.
     config : `fits`, and of `base` the training that is imagined.
-    anchor : as ``gradients.anchor_file.read_anchor`` gives it.
+    anchor : as ``gradients.anchor.read_anchor`` gives it.
     network : evaluates the network itself at the weights found, in place of the linearised losses.
     penalty_factor : on the ridge penalty of the rule, as probes chose it.
     device : where the products run.

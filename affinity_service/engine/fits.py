@@ -33,7 +33,7 @@ from affinity_service.evaluation.fine_tuning import FineTuner
 from affinity_service.evaluation.flops import flop_counter
 from affinity_service.evaluation.stacked import split_losses
 from affinity_service.fitting import subset_design
-from affinity_service.gradients.anchor_file import read_anchor
+from affinity_service.gradients.anchor import read_anchor
 from affinity_service.gradients.store import FeatureRows, FeatureStore
 from affinity_service.planning.estimator import cheaper_estimator
 from affinity_service.tables import read_metadata, write_table

@@ -20,18 +20,17 @@ from affinity_service.engine.placement import workers_with_room
 from affinity_service.engine.pool import ACTOR_RETRIES, map_unordered, result
 from affinity_service.engine.session import actor_options
 from affinity_service.evaluation.flops import flop_counter
-from affinity_service.gradients.anchor_file import ANCHOR, read_anchor, write_anchor
+from affinity_service.gradients.anchor import ANCHOR, build_anchor, read_anchor, write_anchor
 from affinity_service.gradients.energy import captured_energy, total_energy
 from affinity_service.gradients.features import compute_features
 from affinity_service.gradients.per_example import PerExampleGradients
 from affinity_service.gradients.reductions import build_reduction
-from affinity_service.gradients.statistics import combine, gradient_sums
+from affinity_service.gradients.statistics import gradient_sums
 from affinity_service.gradients.store import LAYOUT, pair_rows, shard_facts, shard_name, write_shard
-from affinity_service.gradients.subspace_basis import LandmarkGradients, landmark_pairs, subspace_basis
 from affinity_service.gradients.sums_file import SUMS, read_sums, sums_name, write_sums
-from affinity_service.gradients.weight_space import WeightSpace, optimizer_metric
+from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models import build_model
-from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
+from affinity_service.tasks.suite import TRAIN, Suite
 
 
 @ray.remote
@@ -53,8 +52,7 @@ class GradientActor:
         config = self.config
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = build_model(config.model, suite.inputs.shape[1:], suite.tasks, config.base.seed)
-        self.weights = load_safetensors(self.folder.read_bytes("base_model/model.safetensors"))
-        model.load_state_dict(self.weights)
+        model.load_state_dict(load_safetensors(self.folder.read_bytes("base_model/model.safetensors")))
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         self.space = WeightSpace(shapes, config.gradients.layers)
         self.gradients = PerExampleGradients(model.to(self.device), suite.tasks)
@@ -89,22 +87,12 @@ class GradientActor:
         self._load(suite)
         settings = self.config.gradients
         pieces, costs = zip(*(read_sums(self.folder, shard) for shard in range(shards)), strict=True)
-        training, validation = ([p[code] for p in pieces if code in p] for code in (TRAIN, VALIDATION))
-        statistics = combine(training, validation, len(suite.tasks))
-        scale = torch.ones(self.space.size)
+        moments = None
         if settings.metric == "optimizer":
             moments = load_safetensors(self.folder.read_bytes("base_model/second_moments.safetensors"))
-            scale = optimizer_metric(self.space, moments)
-        basis = None
         with flop_counter() as counter:
-            if settings.reduction == "subspace":
-                example, task = landmark_pairs(suite, settings.landmarks, settings.seed)
-                landmarks = LandmarkGradients(
-                    self.gradients, self.space, scale.to(self.device), suite, example, task, settings.batch_rows
-                )
-                basis = subspace_basis(statistics, landmarks, settings.dimension, settings.seed)
-        flops = sum(costs) + counter.get_total_flops()
-        write_anchor(self.folder, self.space.flatten(self.weights), scale, basis, statistics, flops)
+            tensors = build_anchor(settings, self.gradients, self.space, suite, moments, pieces)
+        write_anchor(self.folder, tensors, sum(costs) + counter.get_total_flops())
 
     def compute(self, suite: Suite, shard: int) -> None:
         """The features of one shard."""

@@ -5,7 +5,7 @@ From the factors of the gradients: no per-example gradient is formed for a linea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,10 +103,6 @@ class GradientStatistics:
 
     def to_tensors(self) -> dict[str, Tensor]:
         return {name: getattr(self, name).contiguous() for name in type(self).__dataclass_fields__}
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> GradientStatistics:
-        return cls(**{name: tensors[name] for name in cls.__dataclass_fields__})
 
 
 def combine(training: Sequence[GradientSums], validation: Sequence[GradientSums], tasks: int) -> GradientStatistics:

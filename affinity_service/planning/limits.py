@@ -19,7 +19,13 @@ from affinity_service.tasks.suite import Suite
 # What to lower, in the order of preference: first what does not change the result.
 KNOBS = {
     "base_model": ("base.workers", "base.batch_size", "model.hidden"),
-    "gradients": ("gradients.workers", "gradients.batch_rows", "gradients.shard_rows", "gradients.dimension"),
+    "gradients": (
+        "gradients.workers",
+        "gradients.batch_rows",
+        "gradients.shard_rows",
+        "gradients.dimension",
+        "model.hidden",
+    ),
     "fits": ("fits.workers", "gradients.dimension"),
     "affinity": ("fits.workers", "gradients.dimension", "fits.subsets"),
     "groups": ("fits.workers", "gradients.dimension"),
@@ -143,11 +149,11 @@ def _change(plan: Plan, knob: str, wanted: list[Limit]) -> str | None:
         return all(limit.holds(changed) for limit in wanted)
 
     if knob == "gradients.dimension" and plan.config.gradients.reduction == "exact":
-        reduced = _with(plan.config, "gradients.reduction", "rademacher")
+        reduced = _with(plan.config, "gradients.reduction", "subspace")
         if not fits(plan_study(reduced, plan.work, plan.machine)):
             return None
         d, p = reduced.gradients.dimension, plan.work.parameters
-        return f"set gradients.reduction to rademacher ({d} numbers per gradient instead of {p})"
+        return f"set gradients.reduction to subspace ({d} numbers per gradient instead of {p})"
     now = _value(plan.config, knob)
     if now == 1 or not fits(_planned(plan, knob, 1)):
         return None

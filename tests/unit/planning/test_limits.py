@@ -27,8 +27,12 @@ def changed(config: Config, knob: str, value: int) -> Config:
 @pytest.mark.parametrize(
     ("sections", "hidden", "knob"),
     [
-        ({"gradients": {"dimension": 8000}, "fits": {"workers": 4}}, (64, 64), "fits.workers"),
-        ({"gradients": {"dimension": 100_000}}, (64, 64), "gradients.dimension"),
+        (
+            {"gradients": {"reduction": "rademacher", "dimension": 8000}, "fits": {"workers": 4}},
+            (64, 64),
+            "fits.workers",
+        ),
+        ({"gradients": {"reduction": "rademacher", "dimension": 100_000}}, (64, 64), "gradients.dimension"),
         ({"group_models": {"models_per_trial": 5000, "seeds": 1000}}, (512,), "group_models.models_per_trial"),
     ],
 )
@@ -47,7 +51,7 @@ def test_the_refusal_names_a_number_that_then_fits(sections, hidden, knob, confi
 
 def test_exact_gradients_of_a_large_model_are_to_be_reduced(config, workload, machine):
     settings = config(gradients={"reduction": "exact"})
-    with pytest.raises(UserError, match=r"set gradients.reduction to rademacher \(400 numbers per gradient"):
+    with pytest.raises(UserError, match=r"set gradients.reduction to subspace \(200 numbers per gradient"):
         check_fits(plan_study(settings, workload(hidden=(4000,)), machine))
 
 
@@ -61,7 +65,7 @@ def test_the_disk_and_what_lies_on_it_already(config, workload, machine):
     found = plan_study(config(), workload(), machine)
     needed = sum(stage.disk_bytes for stage in found.stages)
     full = dataclasses.replace(machine, free_disk=needed - 10**6)
-    with pytest.raises(UserError, match=r"the study's files need .* free disk: lower gradients.dimension from 400 to"):
+    with pytest.raises(UserError, match=r"the study's files need .* free disk: lower gradients.dimension from 200 to"):
         check_fits(plan_study(config(), workload(), full))
     check_fits(plan_study(config(), workload(), full), stored_bytes=2 * 10**6)
 

@@ -1,0 +1,65 @@
+"""What the features stand on: base weights, metric, basis, per-task gradient statistics; one safetensors file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from affinity_service.artifacts import StudyFolder
+from affinity_service.config import GradientConfig
+from affinity_service.gradients.per_example import PerExampleGradients
+from affinity_service.gradients.statistics import GradientSums, combine
+from affinity_service.gradients.subspace_basis import LandmarkGradients, landmark_pairs, subspace_basis
+from affinity_service.gradients.weight_space import WeightSpace, optimizer_metric
+from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
+
+ANCHOR = "gradients/anchor.safetensors"
+
+
+def build_anchor(
+    settings: GradientConfig,
+    gradients: PerExampleGradients,
+    space: WeightSpace,
+    suite: Suite,
+    moments: Mapping[str, Tensor] | None,
+    pieces: Sequence[Mapping[int, GradientSums]],
+) -> dict[str, Tensor]:
+    """Tensors by name, on the CPU: weights, scale (p,); mean, validation_mean, square (T, p); basis (p, d) of the
+    `subspace` reduction.
+
+    Parameters
+    ----------
+    gradients : of the base model.
+    moments : the optimizer's second moments by parameter name, for the metric `optimizer`.
+    pieces : sums of the loss gradients by split, together over all rows.
+    """
+    training, validation = ([piece[code] for piece in pieces if code in piece] for code in (TRAIN, VALIDATION))
+    statistics = combine(training, validation, len(suite.tasks))
+    scale = torch.ones(space.size)
+    if settings.metric == "optimizer":
+        assert moments is not None, "the optimizer's metric needs its moments"
+        scale = optimizer_metric(space, moments)
+    weights = space.flatten(dict(gradients.model.named_parameters()))
+    tensors = {"weights": weights, "scale": scale, **statistics.to_tensors()}
+    if settings.reduction == "subspace":
+        example, task = landmark_pairs(suite, settings.landmarks, settings.seed)
+        landmarks = LandmarkGradients(
+            gradients, space, scale.to(weights.device), suite, example, task, settings.batch_rows
+        )
+        tensors["basis"] = subspace_basis(statistics, landmarks, settings.dimension, settings.seed)
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def write_anchor(folder: StudyFolder, tensors: Mapping[str, Tensor], flops: float) -> None:
+    """Tensors as ``build_anchor`` makes them, and what they cost."""
+    content = {**tensors, "flops": torch.tensor([flops], dtype=torch.float64)}
+    folder.write_bytes(ANCHOR, save_safetensors(content))
+
+
+def read_anchor(folder: StudyFolder) -> dict[str, Tensor]:
+    """The same tensors, and their cost as `flops`."""
+    return load_safetensors(folder.read_bytes(ANCHOR))

@@ -1,0 +1,148 @@
+"""The linearised estimator: path and ridge, moments, the network's own losses, probes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from affinity_service.affinity import LinearizedEstimator
+from affinity_service.affinity.calibration import Calibration, calibrate, probe_subsets
+from affinity_service.affinity.network import ValidationNetworks
+from affinity_service.affinity.penalty import ridge_penalties
+from affinity_service.config import Config
+from affinity_service.errors import UserError
+from affinity_service.evaluation.fine_tuning import FineTuner
+from affinity_service.fitting.path import Anchor, Training
+from tests.estimating import estimator_of, features_of, model_of, space_of
+from tests.suites import mixed_suite
+
+SUITE = mixed_suite(rows=200)
+SUBSETS = [(0,), (0, 1), (1, 2, 3), (0, 1, 2, 3)]
+
+
+def config(**sections) -> Config:
+    content = {
+        "base": {"batch_size": 32, "learning_rate": 0.003},
+        "model": {"hidden": [6]},
+        "gradients": {"reduction": "exact"},
+        "fits": {"epochs": 6, "evaluate": "linearized"},
+    }
+    merged = {key: {**content.get(key, {}), **sections.get(key, {})} for key in {*content, *sections}}
+    return Config.parse({"name": "x", "data": {"source": "yeast"}, **merged})
+
+
+def test_with_whole_batches_the_path_is_true_training_of_the_linearised_network():
+    """A batch as large as the subset's examples has no variance, and the anchor no reduction: what remains is the
+    oracle, step by step."""
+    settings = config(base={"batch_size": 200, "gradient_clipping": 0.0, "learning_rate": 0.01}, fits={"stop": "last"})
+    model = model_of(settings, SUITE, 3)
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    # Each subset's examples are one batch, drawn with repetition where they are fewer: take those with all labels.
+    full = mixed_suite(rows=200, missing=0.0)
+    settings = settings.model_copy(
+        update={"base": settings.base.model_copy(update={"batch_size": int((full.split == 0).sum())})}
+    )
+    found = estimator_of(settings, full, model).estimate(SUBSETS)
+    (oracle,) = FineTuner(full, settings, weights, linearised=True).run(SUBSETS, [0])
+    for index, subset in enumerate(SUBSETS):
+        losses = oracle.validation[index, -1, list(subset)]
+        # The oracle's multi-class task keeps the curvature of its softmax; its margin has rank one.
+        close = [task != 2 for task in subset]
+        np.testing.assert_allclose(found.losses[index][close], losses[close], rtol=2e-3)
+
+
+def test_moments_come_from_one_run_and_best_is_the_least_mean_loss():
+    estimator = estimator_of(config(), SUITE, model_of(config(), SUITE))
+    every = estimator.estimates(SUBSETS, [1, 2, 3, 4, 5, 6, "best"])
+    means = np.array([[losses.mean() for losses in each.losses] for each in every])
+    np.testing.assert_allclose(means[-1], means[:-1].min(axis=0), rtol=1e-6)
+    np.testing.assert_array_equal(every[-1].epochs, means[:-1].argmin(axis=0) + 1)
+    (alone,) = estimator.estimates(SUBSETS[1:2], [3])
+    np.testing.assert_allclose(alone.losses[0], every[2].losses[1], rtol=1e-5)
+
+
+def test_a_subspace_of_all_directions_changes_nothing():
+    model = model_of(config(), SUITE)
+    size = space_of(model).size
+    exact = estimator_of(config(), SUITE, model).estimate(SUBSETS)
+    wide = config(gradients={"reduction": "subspace", "dimension": size + 50, "landmarks": 2000})
+    found = estimator_of(wide, SUITE, model).estimate(SUBSETS)
+    for a, b in zip(found.losses, exact.losses, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3)
+
+
+def test_the_network_at_the_weights_found():
+    settings = config(fits={"stop": "last", "epochs": 2, "evaluate": "network"})
+    model = model_of(settings, SUITE)
+    rows, anchor = features_of(settings, SUITE, model)
+    networks = ValidationNetworks(model, space_of(model), SUITE)
+    mean, error = networks(torch.zeros(2, space_of(model).size))
+    plain = LinearizedEstimator(*rows, SUITE.tasks, settings, anchor)
+    base = plain.estimates([(0, 1, 2, 3)], [1])[0]
+    assert mean.shape == error.shape == (2, 4)
+    # Near the base model linearised and network losses are the same, further away they part.
+    near = LinearizedEstimator(*rows, SUITE.tasks, settings, anchor, networks).estimates([(0, 1, 2, 3)], [1])[0]
+    np.testing.assert_allclose(near.losses[0], base.losses[0], rtol=0.05)
+    np.testing.assert_allclose(near.standard_errors[0], base.standard_errors[0], rtol=0.2)
+    assert not np.allclose(near.losses[0], base.losses[0], rtol=1e-6)
+
+
+def test_penalties_follow_the_rule():
+    settings = config()
+    _, tensors = features_of(settings, SUITE, model_of(settings, SUITE))
+    anchor = Anchor.from_tensors(tensors, "cpu")
+    training = Training(32, torch.tensor([4]), torch.tensor([128]))
+    (one,), (four,) = (ridge_penalties(anchor, [(1,)], training, epochs, settings.base) for epochs in (1, 4))
+    assert one / four == pytest.approx(4)
+    mean, square = anchor.mean[1], anchor.square[1]
+    root = (mean**2 + (square - mean**2) * (1 - 32 / 128) / 32).sqrt()
+    assert float(one) == pytest.approx(float(root[square > 0].mean()) / (settings.base.learning_rate * 4), rel=1e-4)
+
+
+@pytest.mark.parametrize("l2", ["auto", 0.1])
+def test_ridge_goes_further_with_more_epochs_unless_its_penalty_is_given(l2):
+    settings = config(fits={"solution": "ridge", "l2": l2})
+    estimator = estimator_of(settings, SUITE, model_of(settings, SUITE))
+    one, six = (np.linalg.norm(each.coordinates, axis=1) for each in estimator.estimates(SUBSETS, [1, 6]))
+    assert (six > one).all() if l2 == "auto" else np.allclose(six, one)
+    assert estimator.estimate(SUBSETS).converged.all()
+
+
+def test_what_cannot_be_estimated_is_named():
+    estimator = estimator_of(config(), SUITE, model_of(config(), SUITE))
+    with pytest.raises(UserError, match="task 9"):
+        estimator.estimate([(0, 9)])
+    with pytest.raises(
+        UserError, match=r"fits.solution is path, which needs a basis that gradients.reduction rademacher"
+    ):
+        config(gradients={"reduction": "rademacher"}, fits={"solution": "path"})
+
+
+def test_probes_are_distinct_and_cover_the_tasks():
+    found = probe_subsets(13, 6, 0)
+    assert len(set(found)) == 6
+    assert all(2 <= len(subset) <= 8 for subset in found)
+    counts = np.bincount(np.concatenate(found), minlength=13)
+    assert np.ptp(counts) <= 1
+    assert probe_subsets(1, 6, 0) == [(0,)]
+    assert len(probe_subsets(2, 6, 0)) == 1
+
+
+def test_calibration_takes_the_best_penalty_and_tells_the_error():
+    rng = np.random.default_rng(0)
+    subsets = probe_subsets(6, 12, 0)
+    true = [rng.normal(size=len(s)) for s in subsets]
+    predicted = {1.0: [t + 0.3 for t in true], 3.0: [t + 0.1 * rng.standard_normal(len(t)) for t in true]}
+    found = calibrate(predicted, true, np.zeros(6), subsets, flops=5.0, seconds=1.0)
+    assert found.penalty_factor == 3.0
+    assert found.residual == pytest.approx(0.1, rel=0.5)
+    assert not found.misleads
+    member = np.concatenate([np.array(s) for s in subsets])
+    inside = (
+        np.abs(np.concatenate(predicted[3.0]) - np.concatenate(true)) <= 1.645 * np.array(found.task_errors)[member]
+    )
+    assert 0.88 <= inside.mean() <= 0.96
+    assert Calibration.from_json(found.to_json()) == found
+    worse = calibrate({1.0: [t + 5.0 for t in true]}, true, np.zeros(6), subsets, 0.0, 0.0)
+    assert worse.misleads
