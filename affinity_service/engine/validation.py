@@ -236,5 +236,7 @@ def _report(
         "subsets": len(per_seed[0].validation),
         "seeds": seeds,
         "start": config.validation.start,
+        # Which estimates were measured: a report shows only what is of the present ones.
+        "fits": (folder.manifest("fits") or {})["identity"],
         **cost_ratios(config, folder, suite, seconds_per_training),
     }

@@ -30,6 +30,8 @@ class Contents:
     subsets : how many subsets were estimated.
     results : one row per trained model and task, only while they belong to the present groups.
     superseded : trained group models exist, but of an earlier grouping.
+    calibration : what the fits' probes said; None without probes.
+    fidelity : `fidelity.json`, only while it is of the present fits.
     unfinished : stages that have begun and not ended: what comes after them may belong to an earlier run.
     """
 
@@ -44,6 +46,8 @@ class Contents:
     superseded: bool
     timings: list[dict[str, Any]]
     unfinished: list[str]
+    calibration: dict[str, Any] | None = None
+    fidelity: dict[str, Any] | None = None
 
     @cached_property
     def names(self) -> list[str]:
@@ -106,7 +110,14 @@ def read_contents(folder: StudyFolder) -> Contents:
             for name in folder.list("stages/", ".part.json")
             if (stage := name.removeprefix("stages/").removesuffix(".part.json")) != "report"
         ],
+        calibration=_json(folder, "fits/calibration.json"),
+        fidelity=_fidelity(folder),
     )
+
+
+def _fidelity(folder: StudyFolder) -> dict[str, Any] | None:
+    found, fits = _json(folder, "fidelity.json"), folder.manifest("fits")
+    return found if found is not None and fits is not None and found["fits"] == fits["identity"] else None
 
 
 def _json(folder: StudyFolder, name: str) -> Any:

@@ -30,11 +30,11 @@ class Section:
     command: str = _RUN
 
 
-# A section on `fidelity.json` belongs behind `pairs`: a function of the contents, a template and a line here.
 SECTIONS = (
     Section("groups", "The groups", sections.groups),
     Section("heatmap", "Who helps whom: the affinity matrix", sections.heatmap),
     Section("pairs", "The partners that stand out", sections.pairs),
+    Section("fidelity", "How far the estimates can be trusted", sections.fidelity, "affinity validate STUDY"),
     Section("outcomes", "What grouped training gives", sections.outcomes, _TRAIN),
     Section("base_model", "The base model", sections.base_model),
     Section("cost", "Where time and computation went", sections.cost),

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from affinity_service.evaluation.fidelity_table import rows_of, title_of
 from affinity_service.evaluation.outcomes import GROUPS, JOINT, RANDOM, SINGLE, loss_table
 from affinity_service.report import facts
 from affinity_service.report.contents import Contents
 from affinity_service.report.curves import NAMED_GAINS, draw_gains, draw_training
+from affinity_service.report.fidelity import draw_fidelity
 from affinity_service.report.heatmap import WITH_VALUES, draw_heatmap
 from affinity_service.report.pairs import extreme_pairs, relative_gains
 from affinity_service.report.wording import decimals_for
@@ -23,6 +25,7 @@ STAGES = {
     "gradients": "gradients of every example's output",
     "fits": "estimate every subset by a small fit",
     "affinity": "average the estimates into the matrix",
+    "validation": "train sampled subsets for real",
     "groups": "find the groups",
     "group_models": "train the groups and what they are compared with",
 }
@@ -111,6 +114,24 @@ def pairs(contents: Contents) -> Values | None:
         "single": any(p.subsets == 0 for p in shown),
         "total": len(matrix.names) * (len(matrix.names) - 1),
         "grouped": contents.grouping is not None,
+    }
+
+
+def fidelity(contents: Contents) -> Values | None:
+    """Probes, and the full comparison with true trainings where `affinity validate` made it."""
+    if contents.fidelity is None and contents.calibration is None:
+        return None
+    tables = []
+    for truth, estimators in (contents.fidelity or {}).items():
+        if isinstance(estimators, dict):
+            tables.append({"title": title_of(truth, contents.fidelity or {}), "rows": list(rows_of(estimators))})
+    own = (contents.fidelity or {}).get("best_validation", {}).get("estimate", {})
+    return {
+        "probes": contents.calibration,
+        "tables": tables,
+        "coverage": own.get("coverage_90"),
+        "ratios": contents.fidelity,
+        "figure": draw_fidelity(contents.fidelity) if contents.fidelity else None,
     }
 
 
