@@ -121,7 +121,7 @@ def predict(
 def group(
     study: StudyPath,
     k: Annotated[str, typer.Option(help="Number of groups, or auto.")] = "auto",
-    method: Annotated[str, typer.Option(help="sdp, spectral, agglomerative or random.")] = "sdp",
+    method: Annotated[str, typer.Option(help="sdp, direct, spectral, agglomerative or random.")] = "sdp",
     as_json: AsJson = False,
 ) -> None:
     """Group the tasks again and store the groups; `train-groups` then trains them."""

@@ -216,7 +216,9 @@ class AffinityConfig(StageConfig):
 
 
 class GroupConfig(StageConfig):
-    method: Literal["sdp", "spectral", "agglomerative", "random"] = "sdp"
+    method: Literal["sdp", "spectral", "agglomerative", "random", "direct"] = Field(
+        "sdp", description="direct: from the clusters of sdp, descent on the predicted losses of the groups themselves"
+    )
     k: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     centre: Literal["partners", "alone"] = Field(
         "partners", description="what an affinity is compared with: the receiver's average partner, or it alone"
@@ -228,6 +230,7 @@ class GroupModelConfig(StageConfig):
     """Models of the groups against joint, single-task and random groups."""
 
     seeds: int = Field(3, ge=1, description="trainings per model; intervals are over them")
+    start: Literal["initial", "base"] = Field("initial", description="from scratch, or fine-tune the base model")
     random_groupings: int = Field(3, ge=0, description="random groupings of the same sizes")
     single_tasks: int = Field(50, ge=0, description="at most so many single-task models, a seeded sample above it")
     seed: int = Field(1000, ge=0)

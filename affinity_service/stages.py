@@ -67,7 +67,7 @@ STAGES = (
     Stage(
         "group_models",
         ("model", "base", "group_models"),
-        ("suite", "groups"),
+        ("suite", "base_model", "groups"),
         ("group_models/",),
         "group_models:train_group_models",
     ),

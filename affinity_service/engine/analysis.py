@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from affinity_service.affinity.calibration import read_calibration
 from affinity_service.affinity.matrix import AffinityMatrix, matrix_from_estimates
 from affinity_service.artifacts import fingerprint
 from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.grouping import centre_rows, cluster
+from affinity_service.grouping.direct import Predict, descend
+from affinity_service.grouping.partition import density
 from affinity_service.tables import read_table, write_table
+from affinity_service.tasks.suite import TRAIN, VALIDATION
 
 ESTIMATE_COLUMNS = ["subset", "tasks", "predicted_loss", "standard_error"]
 
@@ -38,20 +42,51 @@ def estimate_affinity(context: StageContext) -> StageOutcome:
 
 def group_tasks(context: StageContext) -> StageOutcome:
     """Cluster the centred affinities; `groups.json` holds the groups as names, objective and bound in loss units."""
-    names = context.suite.names
+    names, settings = context.suite.names, context.config.groups
     matrix = AffinityMatrix.from_table(read_table(context.folder, "affinity/matrix.parquet"), names)
-    settings = context.config.groups
-    grouping = cluster(centre_rows(matrix.affinity, settings.centre), settings.k, settings.method, seed=settings.seed)
-    groups = [[names[task] for task in group] for group in grouping.groups]
+    centred = centre_rows(matrix.affinity, settings.centre)
+    method = "sdp" if settings.method == "direct" else settings.method
+    grouping = cluster(centred, settings.k, method, seed=settings.seed)
+    groups, objective, more = grouping.groups, grouping.objective, {}
+    if settings.method == "direct":
+        context.progress(0, 1, "groups by their own predicted losses")
+        found = descend(_predictor(context), groups)
+        groups, objective = found.groups, density(centred, found.groups)
+        more = {"predicted_loss": found.loss, "start_predicted_loss": found.start_loss, "evaluated": found.evaluated}
+    named = [[names[task] for task in group] for group in groups]
     context.folder.write_json(
         "groups.json",
         {
-            "method": grouping.method,
-            "k": len(groups),
+            "method": settings.method,
+            "k": len(named),
             "centre": settings.centre,
-            "groups": groups,
-            "objective": grouping.objective,
+            "groups": named,
+            "objective": objective,
             "bound": grouping.bound,
+            **more,
         },
     )
-    return StageOutcome(flops=0.0, workers=1, identity=fingerprint(groups))
+    return StageOutcome(flops=0.0, workers=1, identity=fingerprint(named))
+
+
+def _predictor(context: StageContext) -> Predict:
+    """Predicted losses of any subsets, as the fits predict theirs."""
+    from safetensors.torch import load as load_safetensors
+
+    from affinity_service.affinity.build import device_here, linearized_estimator
+    from affinity_service.affinity.trained import TrainedEstimator
+    from affinity_service.gradients.anchor import read_anchor
+    from affinity_service.gradients.store import FeatureStore
+
+    config, folder, suite = context.config, context.folder, context.suite
+    if config.affinity.estimator == "trained":
+        weights = load_safetensors(folder.read_bytes("base_model/model.safetensors"))
+        trained = TrainedEstimator(suite, config, weights, device_here())
+        return lambda subsets: trained.estimate(subsets).losses
+    store = FeatureStore(folder)
+    rows = (store.rows(TRAIN), store.rows(VALIDATION))
+    factor = read_calibration(folder).penalty_factor
+    estimator = linearized_estimator(
+        config, folder, rows, read_anchor(folder), suite.tasks, suite, factor, device_here()
+    )
+    return lambda subsets: estimator.estimate(subsets).losses

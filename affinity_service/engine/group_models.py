@@ -143,7 +143,8 @@ def run_trial(settings: dict[str, Any], board: Any, **trial_of: Any) -> dict[str
 def _train_trial(trial: Trial, suite: Suite, config: Config, folder: StudyFolder, scratch: str) -> None:
     """Train the runs of one trial, write their losses and the weights that may become a group model."""
     train = _train_stacked if _batched(config, suite) else _train_one_by_one
-    outcomes = train(trial.runs, suite, config, scratch)
+    initial = folder.read_bytes("base_model/model.safetensors") if config.group_models.start == "base" else None
+    outcomes = train(trial.runs, suite, config, scratch, initial)
     forward_backward = pass_flops(_build(config, suite, 0), suite.inputs.shape[1:])
     for outcome in outcomes:
         if outcome.run in trial.kept:
@@ -181,18 +182,30 @@ def _build(config: Config, suite: Suite, seed: int) -> torch.nn.Module:
     return build_model(config.model, suite.inputs.shape[1:], suite.tasks, seed)
 
 
-def _train_stacked(runs: Sequence[Run], suite: Suite, config: Config, scratch: str) -> list[RunOutcome]:
+def _train_stacked(
+    runs: Sequence[Run], suite: Suite, config: Config, scratch: str, initial: bytes | None
+) -> list[RunOutcome]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return StackedTrainer(suite, config.base, lambda seed: _build(config, suite, seed), device).train(runs)
+
+    def build(seed: int) -> torch.nn.Module:
+        model = _build(config, suite, seed)
+        if initial is not None:
+            model.load_state_dict(load_safetensors(initial))
+        return model
+
+    return StackedTrainer(suite, config.base, build, device).train(runs)
 
 
-def _train_one_by_one(runs: Sequence[Run], suite: Suite, config: Config, scratch: str) -> list[RunOutcome]:
+def _train_one_by_one(
+    runs: Sequence[Run], suite: Suite, config: Config, scratch: str, initial: bytes | None
+) -> list[RunOutcome]:
     reference = ray.put(suite)
     outcomes = []
     for run in runs:
         train = config.base.model_copy(update={"seed": run.seed})
         name = f"group-{fingerprint([run.tasks, run.seed])[:12]}"
-        trained = train_model(TrainJob(reference, config.model, train, run.tasks), config.resources, scratch, name)
+        job = TrainJob(reference, config.model, train, run.tasks, initial=initial)
+        trained = train_model(job, config.resources, scratch, name)
         model = _build(config, suite, run.seed)
         weights = load_safetensors(trained.weights)
         model.load_state_dict(weights)

@@ -22,6 +22,8 @@ class TrainJob:
     train: TrainConfig
     tasks: tuple[int, ...]
     progress: Any = None
+    # Weights to start from, safetensors bytes; those of the seed when None.
+    initial: bytes | None = None
 
 
 @dataclass

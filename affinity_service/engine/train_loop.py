@@ -15,6 +15,7 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from safetensors.torch import load as load_safetensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -45,6 +46,8 @@ class _Worker:
         self.weights = task_weights(counts, job.tasks, len(self.rows)).to(self.device)
         self.losses = TaskLosses(suite.tasks)
         model = build_model(job.model, suite.inputs.shape[1:], suite.tasks, self.config.seed)
+        if job.initial is not None:
+            model.load_state_dict(load_safetensors(job.initial))
         self.flops = pass_flops(model, suite.inputs.shape[1:])
         self.engine = deepspeed_engine.start(model.to(self.device), self.config, context.get_local_rank())
         stage = deepspeed_engine.effective_stage(self.config)
