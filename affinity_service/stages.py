@@ -54,7 +54,7 @@ STAGES = (
         "fits:fit_subsets_stage",
         version=2,
     ),
-    Stage("affinity", (), ("fits",), ("affinity/",), "analysis:estimate_affinity", on_ray=False),
+    Stage("affinity", (), ("fits",), ("affinity/",), "analysis:estimate_affinity", on_ray=False, version=2),
     Stage(
         "validation",
         ("validation",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,8 @@ class AffinityMatrix:
         subsets, whose spread would tell the other.
     subsets : (T, T) counts of the subsets averaged.
     pair_estimate : (T, T) −f_i({i, j}), and −f_i({i}) on the diagonal.
+    example_error : (T, T) of the affinity against the receiver's average partner: how much it would differ on other
+        validation examples (bootstrap); zeros where an estimator has no examples to draw again.
     """
 
     names: tuple[str, ...]
@@ -38,6 +40,15 @@ class AffinityMatrix:
     standard_error: Floats
     subsets: NDArray[np.int64]
     pair_estimate: Floats
+    example_error: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+
+    def __post_init__(self) -> None:
+        if self.example_error.shape != self.affinity.shape:
+            object.__setattr__(self, "example_error", np.zeros_like(self.affinity))
+
+    def contrast_error(self) -> Floats:
+        """(T, T) standard error of affinity against the receiver's average partner, from both sources."""
+        return np.hypot(self.standard_error, self.example_error)
 
     def gains(self) -> Floats:
         """(T, T) affinity minus the receiver's diagonal: by how much company lowers its loss; 0 on the diagonal."""
@@ -65,6 +76,7 @@ class AffinityMatrix:
                 "standard_error": self.standard_error.ravel(),
                 "subsets": self.subsets.ravel(),
                 "pair_estimate": self.pair_estimate.ravel(),
+                "example_error": self.example_error.ravel(),
             }
         )
 

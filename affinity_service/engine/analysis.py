@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from affinity_service.affinity.bootstrap import example_errors
 from affinity_service.affinity.calibration import read_calibration
 from affinity_service.affinity.matrix import AffinityMatrix, matrix_from_estimates
 from affinity_service.artifacts import fingerprint
@@ -15,7 +20,7 @@ from affinity_service.grouping.partition import density
 from affinity_service.tables import read_table, write_table
 from affinity_service.tasks.suite import TRAIN, VALIDATION
 
-ESTIMATE_COLUMNS = ["subset", "tasks", "predicted_loss", "standard_error"]
+ESTIMATE_COLUMNS = ["subset", "tasks", "predicted_loss", "standard_error", "weights"]
 
 
 def estimate_affinity(context: StageContext) -> StageOutcome:
@@ -23,7 +28,7 @@ def estimate_affinity(context: StageContext) -> StageOutcome:
     folder, names = context.folder, context.suite.names
     tiles = [read_table(folder, name, ESTIMATE_COLUMNS) for name in folder.list("fits/tile-", ".parquet")]
     fits = pa.concat_tables(tiles)
-    subsets, losses, errors = (fits[n].to_pylist() for n in ESTIMATE_COLUMNS[1:])
+    subsets, losses, errors = (fits[n].to_pylist() for n in ESTIMATE_COLUMNS[1:4])
     matrix = matrix_from_estimates(names, subsets, [np.array(x) for x in losses], [np.array(x) for x in errors])
     sizes = [len(subset) for subset in subsets]
     members = np.concatenate(subsets).astype(np.int64)
@@ -35,9 +40,27 @@ def estimate_affinity(context: StageContext) -> StageOutcome:
             "standard_error": np.concatenate(errors),
         }
     )
+    if fits.schema.field("weights").type.list_size:
+        matrix = replace(matrix, example_error=_example_errors(context, subsets, fits))
     write_table(folder, "affinity/estimates.parquet", estimates)
     write_table(folder, "affinity/matrix.parquet", matrix.to_table())
     return StageOutcome(flops=float(2 * len(members) * np.mean(sizes)), workers=1)
+
+
+def _example_errors(context: StageContext, subsets: Sequence[Sequence[int]], fits: pa.Table) -> NDArray[np.float64]:
+    import torch
+
+    from affinity_service.fitting.task_rows import split_by_task
+    from affinity_service.gradients.store import FeatureStore
+
+    rows = FeatureStore(context.folder).rows(VALIDATION)
+    arrays = (rows.features, rows.margins, rows.targets, rows.task_of_row.astype(np.int64))
+    features, margins, targets, task_of_row = (torch.from_numpy(array.copy()) for array in arrays)
+    squared = [task.kind == "regression" for task in context.suite.tasks]
+    by_task = split_by_task(features, margins, targets, task_of_row, squared)
+    weights = fits["weights"].combine_chunks()
+    coordinates = weights.values.to_numpy().reshape(len(fits), -1)
+    return example_errors(by_task, subsets, torch.from_numpy(coordinates.copy()), context.config.fits.seed)
 
 
 def group_tasks(context: StageContext) -> StageOutcome:

@@ -54,7 +54,7 @@ def extreme_pairs(matrix: AffinityMatrix, group_of: Mapping[str, int], top: int 
             source=matrix.names[j],
             gain=float(gains[i, j]),
             relative=float(relative[i, j]),
-            error=float(matrix.standard_error[i, j]),
+            error=float(matrix.contrast_error()[i, j]),
             subsets=int(matrix.subsets[i, j]),
             together=groups[0] is not None and groups[0] == groups[1],
         )

@@ -61,7 +61,8 @@ def test_table_round_trip_and_pandas():
     losses, errors = estimates(subsets, lambda i, s: i - 0.3 * sum(s))
     matrix = matrix_from_estimates(NAMES, subsets, losses, errors)
     table = matrix.to_table()
-    assert table.column_names == ["receiver", "source", "affinity", "standard_error", "subsets", "pair_estimate"]
+    columns = ["receiver", "source", "affinity", "standard_error", "subsets", "pair_estimate", "example_error"]
+    assert table.column_names == columns
     back = AffinityMatrix.from_table(table, NAMES)
     np.testing.assert_array_equal(back.affinity, matrix.affinity)
     frame = matrix.to_pandas()

@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from affinity_service.affinity.calibration import Calibration
 from affinity_service.affinity.matrix import AffinityMatrix, matrix_from_estimates
 from affinity_service.artifacts import SCHEMA_VERSION, StudyFolder
 from affinity_service.config import Config, Provenance
+from affinity_service.evaluation.fidelity import compare, row_means
 from affinity_service.evaluation.outcomes import GROUPS, plan_runs
 from affinity_service.grouping import centre_rows, cluster
 from affinity_service.report import write_report
@@ -70,7 +72,22 @@ def write_study(
         folder.complete(timing["name"], "f", [], timing)
     if timings:
         folder.write_json("timings.json", {"stages": timings})
+    if "fits" in done:
+        _write_fidelity(folder, len(names))
     return folder
+
+
+def _write_fidelity(folder: StudyFolder, tasks: int) -> None:
+    folder.write_json("fits/calibration.json", Calibration(6, 1e9, 2.0, 1.0, 0.003, 0.007, (0.004,) * tasks).to_json())
+    rng = np.random.default_rng(0)
+    true = 0.5 + 0.1 * rng.normal(size=(30, 5))
+    base = true.mean(axis=0)
+    estimates = {"estimate": [true + 0.05 * rng.normal(size=true.shape)], "row_mean": [row_means(true)]}
+    compared = compare(estimates, true, base)
+    compared["estimate"]["coverage_90"] = 0.91
+    ratios = {"flops_ratio_model": 0.004, "flops_ratio_total": 0.6, "seconds_ratio": 0.9}
+    facts = {"subsets": 30, "seeds": 3, "start": "base", "fits": folder.manifest("fits")["identity"]}
+    folder.write_json("fidelity.json", {"best_validation": compared, "epoch_2": compared, **facts, **ratios})
 
 
 def _suite(names: Sequence[str], rng: np.random.Generator) -> Suite:

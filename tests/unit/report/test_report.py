@@ -21,7 +21,7 @@ from affinity_service.tables import read_table, write_table
 
 WriteStudy = Callable[..., StudyFolder]
 Complete = tuple[StudyFolder, str]
-SECTIONS = ("groups", "heatmap", "pairs", "outcomes", "base_model", "cost", "data", "making")
+SECTIONS = ("groups", "heatmap", "pairs", "fidelity", "outcomes", "base_model", "cost", "data", "making")
 
 
 def page_of(folder: StudyFolder) -> str:
@@ -120,8 +120,8 @@ def test_the_same_study_gives_the_same_bytes(complete: Complete) -> None:
 @pytest.mark.parametrize(
     ("until", "missing"),
     [
-        ("nothing", {"groups", "heatmap", "pairs", "outcomes", "base_model", "cost"}),
-        ("base_model", {"groups", "heatmap", "pairs", "outcomes"}),
+        ("nothing", {"groups", "heatmap", "pairs", "fidelity", "outcomes", "base_model", "cost"}),
+        ("base_model", {"groups", "heatmap", "pairs", "fidelity", "outcomes"}),
         ("affinity", {"groups", "outcomes"}),
         ("groups", {"outcomes"}),
     ],
@@ -187,3 +187,21 @@ def test_the_report_needs_no_cluster_and_no_torch() -> None:
     code = "import sys, affinity_service.report; print(sorted({'ray', 'deepspeed', 'torch'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_fidelity_of_other_estimates_is_not_shown(study: WriteStudy) -> None:
+    folder = study()
+    shown = text_of("<body" + section(page_of(folder), "fidelity"))
+    for words in ("6 subsets were truly fine-tuned", "0.0030 off", "Spearman", "91.0 %"):
+        assert words in shown
+    folder.write_json("fidelity.json", {**folder.read_json("fidelity.json"), "fits": "of another run"})
+    shown = text_of("<body" + section(page_of(folder), "fidelity"))
+    assert "affinity validate STUDY" in shown
+    assert "Spearman" not in shown
+
+
+def test_probes_that_mislead_are_said_in_bold(study: WriteStudy) -> None:
+    folder = study()
+    content = folder.read_json("fits/calibration.json")
+    folder.write_json("fits/calibration.json", {**content, "residual": 0.02})
+    assert "do not act on these affinities" in section(page_of(folder), "fidelity")

@@ -1,0 +1,60 @@
+"""How much affinities owe to the validation examples at hand: a bootstrap that reuses the fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from affinity_service.fitting.task_rows import TaskRows
+
+DRAWS = 200
+
+
+def example_errors(
+    rows: Sequence[TaskRows | None],
+    subsets: Sequence[Sequence[int]],
+    coordinates: Tensor,
+    seed: int,
+    draws: int = DRAWS,
+) -> NDArray[np.float64]:
+    """(T, T) standard errors, over validation examples drawn again, of each affinity minus the receiver's mean over
+    its partners; zero on the diagonal. Losses are the linearised ones.
+
+    Parameters
+    ----------
+    rows : validation rows by task.
+    subsets : M; those of three or more tasks are averaged, as in the matrix, a pair stands for itself where no larger
+        subset holds it.
+    coordinates : (M, d).
+    """
+    tasks = len(rows)
+    errors = np.zeros((tasks, tasks))
+    for receiver, own in enumerate(rows):
+        if own is None or tasks < 3:
+            continue
+        holders = [i for i, subset in enumerate(subsets) if receiver in subset and len(subset) > 1]
+        # (sources, subsets): how a partner's affinity averages the subsets.
+        weights = np.zeros((tasks, len(holders)))
+        for column, index in enumerate(holders):
+            if len(subsets[index]) > 2:
+                weights[list(subsets[index]), column] = 1
+        for column, index in enumerate(holders):
+            if len(subsets[index]) == 2:
+                (source,) = set(subsets[index]) - {receiver}
+                if not weights[source].any():
+                    weights[source, column] = 1
+        partners = [t for t in range(tasks) if t != receiver and weights[t].any()]
+        if len(partners) < 2:
+            continue
+        mean = weights[partners] / weights[partners].sum(axis=1, keepdims=True)
+        contrast = torch.from_numpy(mean - mean.mean(axis=0)).to(coordinates)
+        # The contrasts of every example first: (n, partners). Then each draw weighs the examples anew.
+        values = own.losses(own.margins_at(coordinates[holders])) @ contrast.T
+        counts = np.random.default_rng([seed, receiver]).multinomial(len(own), [1 / len(own)] * len(own), size=draws)
+        drawn = torch.from_numpy(counts / len(own)).to(coordinates) @ values
+        errors[receiver, partners] = drawn.std(dim=0).double().cpu().numpy()
+    return errors
