@@ -10,6 +10,7 @@ import pytest
 
 from affinity_service import Study, UserError
 from affinity_service.artifacts import StudyFolder
+from affinity_service.config import Config
 from affinity_service.evaluation.outcomes import GROUPS
 from affinity_service.tables import read_table
 from tests.suites import allies_and_rivals, mixed_suite
@@ -88,7 +89,8 @@ def test_predictions_are_those_of_the_design(estimated):
     for _, rows in list(design.groupby("subset"))[::5]:
         found = study.predict(list(rows.task)).set_index("task")
         np.testing.assert_allclose(found.predicted_loss[rows.task], rows.predicted_loss, rtol=1e-4)
-        np.testing.assert_allclose(found.standard_error[rows.task], rows.standard_error, rtol=1e-3)
+        np.testing.assert_allclose(found.example_error[rows.task], rows.standard_error, rtol=1e-3)
+        assert (found.standard_error > 0).all()
     with pytest.raises(UserError, match="unknown task `hihg`; did you mean `high`"):
         study.predict(["hihg"])
     with pytest.raises(UserError, match="`up` is named 2 times"):
@@ -151,3 +153,51 @@ def test_group_models_of_a_larger_model_go_through_the_trainer_of_the_base_model
     results = read_table(study.folder, "group_models/results.parquet").to_pandas()
     assert set(results.setting) == {GROUPS, "joint"}
     assert results.test_loss.notna().all()
+
+
+def test_validation_measures_the_estimates_and_reuses_true_trainings(estimated, tmp_path):
+    shutil.copytree(estimated.folder.root, tmp_path / "study")
+    content = estimated.config.model_dump(mode="json")
+    content["validation"] |= {
+        "subsets": 5,
+        "sizes": [2, 3],
+        "seeds": 1,
+        "recipe_seeds": 1,
+        "oracle_seeds": 1,
+        "tile": 3,
+    }
+    recorder = Recorder()
+    study = Study.run(Config.parse(content), tmp_path / "study", until="validation", reporter=recorder)
+    assert recorder.ran == ["validation"]
+    fidelity = study.folder.read_json("fidelity.json")
+    truths = [name for name, found in fidelity.items() if isinstance(found, dict)]
+    assert truths == ["best_validation", "epoch_2", "epoch_5"]
+    for truth in truths:
+        assert set(fidelity[truth]) == {
+            *("estimate", "published_recipe", "first_order", "oracle", "base", "row_mean", "ceiling")
+        }
+        for estimator, found in fidelity[truth].items():
+            assert np.isfinite(found["relative_distance"]), estimator
+            assert found["relative_distance_squared"] == pytest.approx(found["relative_distance"] ** 2)
+        assert fidelity[truth]["row_mean"]["centred_r"] is None
+        assert fidelity[truth]["base"]["skill"] == 0
+    assert 0 <= fidelity["best_validation"]["estimate"]["coverage_90"] <= 1
+    assert 0 < fidelity["flops_ratio_model"] < fidelity["flops_ratio_total"]
+
+    pieces = {path.name for path in (tmp_path / "study/validation").iterdir()}
+    assert len([name for name in pieces if name.startswith("truth")]) == 4
+    assert len([name for name in pieces if name.startswith("oracle")]) == 2
+
+
+def test_every_subset_can_be_trained_instead_and_groups_follow_their_own_losses(estimated, tmp_path):
+    shutil.copytree(estimated.folder.root, tmp_path / "study")
+    content = estimated.config.model_dump(mode="json")
+    content["affinity"]["estimator"] = "trained"
+    content["fits"] |= {"epochs": 2, "subsets": 2}
+    content["groups"] |= {"method": "direct", "k": 2}
+    study = Study.run(Config.parse(content), tmp_path / "study", until="groups")
+    stored = study.folder.read_json("groups.json")
+    assert stored["predicted_loss"] <= stored["start_predicted_loss"] + 1e-12
+    assert sorted(task for group in stored["groups"] for task in group) == sorted(study.tasks)
+    assert np.isfinite(study.affinity.affinity).all()
+    assert not study.folder.exists("fits/calibration.json"), "true trainings need no probes"
