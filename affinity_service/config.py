@@ -346,7 +346,7 @@ class Config(StageConfig):
     def from_yaml(cls, text: str, origin: str = "config", name: str | None = None) -> Config:
         """Parse YAML text; `name` is taken where the text has none."""
         try:
-            content = yaml.safe_load(text)
+            content = yaml.load(text, _UniqueKeys)
         except yaml.YAMLError as error:
             raise UserError(f"{origin}: not valid YAML: {error}") from error
         if not isinstance(content, Mapping):
@@ -363,6 +363,22 @@ class Config(StageConfig):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML forbids a key twice in one mapping; PyYAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    "while reading a mapping", node.start_mark, f"found `{key}` a second time", key_node.start_mark
+                )
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 def explain(error: ValidationError, origin: str) -> str:

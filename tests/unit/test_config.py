@@ -60,3 +60,8 @@ def test_placement_stays_out_of_fingerprints():
     assert a.fingerprint_part() == b.fingerprint_part()
     assert GradientConfig(seed=1).fingerprint_part() != a.fingerprint_part()
     assert TrainConfig(workers=2).fingerprint_part() == TrainConfig().fingerprint_part()
+
+
+def test_a_key_given_twice_is_named():
+    with pytest.raises(UserError, match=r"found `epochs` a second time\n.*line 4"):
+        Config.from_yaml("name: x\nbase:\n  epochs: 3\n  epochs: 4\ndata: {source: yeast}")
