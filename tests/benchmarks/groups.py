@@ -1,0 +1,83 @@
+"""What the groups are worth: test loss of models trained per group against random groups of the same sizes, joint and
+single-task training, on real data.
+
+    python tests/benchmarks/groups.py [--sets yeast,school] [--splits 3] [--groups 4] [--keep FOLDER]
+
+Groups by density (sdp) and by descent on the predicted losses of the groups themselves (direct); models from scratch
+and fine-tuned from the base model. Gains are per task, positive where the groups have the lower test loss, means over
+splits with 95% intervals over (split, seed). FOLDER is that of fidelity.py: base models and estimates are reused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from affinity_service import Study
+from affinity_service.config import Config
+from affinity_service.engine.session import connected
+from affinity_service.evaluation.outcomes import interval
+from affinity_service.reporter import LogReporter
+from affinity_service.tables import read_table
+from tests.benchmarks.fidelity import config_of
+from tests.benchmarks.real_suites import SUITES, available
+
+SEEDS, RANDOM = 5, 3
+
+
+def gains_of(results: pd.DataFrame) -> pd.DataFrame:
+    """One row per seed: mean over tasks of (baseline − groups) in test loss."""
+    means = results.groupby(["task", "seed", "setting"])["test_loss"].mean().unstack("setting")
+    return pd.DataFrame(
+        {
+            baseline: (means[baseline] - means["groups"]).groupby("seed").mean()
+            for baseline in ("random", "joint", "single")
+        }
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", default=",".join(SUITES))
+    parser.add_argument("--splits", type=int, default=3)
+    parser.add_argument("--groups", type=int, default=4)
+    parser.add_argument("--keep", type=Path)
+    options = parser.parse_args()
+    folder = options.keep or Path(tempfile.mkdtemp())
+    folder.mkdir(parents=True, exist_ok=True)
+    print("| set | groups by | models | against random | against joint | against single |")
+    print("|---|---|---|---|---|---|")
+    with connected():
+        for name in options.sets.split(","):
+            if not available(name):
+                print(f"| {name} | skipped, its data is not beside this repository | | | | |")
+                continue
+            for method in ("sdp", "direct"):
+                for start in ("initial", "base"):
+                    found = []
+                    for split in range(options.splits):
+                        content = config_of(name, split, folder).model_dump(mode="json")
+                        content["groups"] |= {"method": method, "k": options.groups}
+                        content["group_models"] |= {"seeds": SEEDS, "random_groupings": RANDOM, "start": start}
+                        study = Study.run(
+                            Config.parse(content),
+                            folder / content["name"],
+                            reporter=LogReporter(),
+                            until="group_models",
+                        )
+                        table = read_table(study.folder, "group_models/results.parquet").to_pandas()
+                        found.append(gains_of(table))
+                    gains = pd.concat(found)
+                    cells = []
+                    for baseline in gains:
+                        mean, half = interval(gains[baseline].to_numpy(np.float64))
+                        cells.append(f"{mean:+.4f} ± {half:.4f}")
+                    print(f"| {name} | {method} | {start} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
