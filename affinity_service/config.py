@@ -314,6 +314,15 @@ class Config(StageConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _network_has_weights(self) -> Config:
+        if self.fits.evaluate == "network" and not self.path_can_go:
+            raise ValueError(
+                "fits.evaluate is network, which needs weights to run it at, but displacements by gradients.reduction "
+                f"{self.gradients.reduction} cannot be carried back: use subspace or exact, or evaluate linearized"
+            )
+        return self
+
     @property
     def path_can_go(self) -> bool:
         """Whether displacements in feature coordinates can be carried back to the weights."""

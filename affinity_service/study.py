@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from affinity_service.affinity.build import linearized_estimator, runs_network
+from affinity_service.affinity.build import study_estimator
 from affinity_service.affinity.calibration import Calibration, read_calibration
-from affinity_service.affinity.linearized import LinearizedEstimator
+from affinity_service.affinity.estimates import Estimator
 from affinity_service.affinity.matrix import AffinityMatrix
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
@@ -25,7 +25,7 @@ from affinity_service.stages import finished_stages
 from affinity_service.tables import read_table
 from affinity_service.tasks import load_suite
 from affinity_service.tasks.names import task_index
-from affinity_service.tasks.suite import TRAIN, VALIDATION, Task
+from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite, Task
 from affinity_service.version import check_readable
 
 
@@ -142,6 +142,7 @@ class Study:
             No task, a repeated task or one that the study does not know.
         """
         subset = task_index(tasks, self.tasks)
+        self.require("fits")
         estimates = self._estimator.estimate([subset, *[(task,) for task in subset]])
         errors = self.calibration.task_errors
         return pd.DataFrame(
@@ -155,14 +156,22 @@ class Study:
         )
 
     @cached_property
-    def _estimator(self) -> LinearizedEstimator:
-        """The estimator of the study's fits, from the stored features."""
-        rows = (self.features.rows(TRAIN), self.features.rows(VALIDATION))
-        anchor = read_anchor(self.folder)
-        # Only where the network itself is run are the examples needed again.
-        suite = load_suite(self.config.data) if runs_network(self.config, anchor) else None
-        factor = self.calibration.penalty_factor
-        return linearized_estimator(self.config, self.folder, rows, anchor, self.suite_tasks, suite, factor)
+    def _estimator(self) -> Estimator:
+        """The estimator of the study's fits; one from gradients needs nothing but the study folder."""
+
+        def rows() -> tuple[Any, Any]:
+            return (self.features.rows(TRAIN), self.features.rows(VALIDATION)), read_anchor(self.folder)
+
+        return study_estimator(self.config, self.folder, rows, self.suite_tasks, self._suite)
+
+    def _suite(self) -> Suite:
+        """The data itself, for true trainings."""
+        suite = load_suite(self.config.data)
+        if suite.content_hash != self.summary["content_hash"]:
+            raise UserError(
+                f"study {self.folder.root}: its data has changed since; `affinity run` brings the study up to date"
+            )
+        return suite
 
     @cached_property
     def calibration(self) -> Calibration:

@@ -1,60 +1,103 @@
-"""The estimator that a config names, from what lies in the study folder."""
+"""The estimator that a study's config names, from what lies in its folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
+from affinity_service.affinity.calibration import read_calibration
+from affinity_service.affinity.estimates import Estimator
 from affinity_service.affinity.linearized import LinearizedEstimator
 from affinity_service.affinity.network import ValidationNetworks
+from affinity_service.affinity.trained import TrainedEstimator
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.gradients.store import FeatureRows
 from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models import build_model
-from affinity_service.tasks.suite import Suite, Task
+from affinity_service.tasks.suite import VALIDATION, Suite, Task
 
+# What the fits stage leaves for those who ask later: which estimator `auto` chose, and the examples that networks see.
+CHOSEN, EXAMPLES = "fits/estimator.json", "fits/validation.safetensors"
 # Networks up to this size are run themselves at the weights found: that is cheaper than thinking about it.
 SMALL_NETWORK = 2_000_000
 
+Rows = tuple[FeatureRows, FeatureRows]
+
+
+def device_here() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
 
 def base_model(config: Config, folder: StudyFolder, input_shape: Sequence[int], tasks: Sequence[Task]) -> nn.Module:
-    """The trained base model of a study."""
+    """The trained base model of a study, on the CPU."""
     model = build_model(config.model, input_shape, tasks, config.base.seed)
-    model.load_state_dict(load_safetensors(folder.read_bytes("base_model/model.safetensors")))
+    model.load_state_dict(base_weights(folder))
     return model
 
 
-def runs_network(config: Config, anchor: Mapping[str, Tensor]) -> bool:
+def base_weights(folder: StudyFolder) -> dict[str, Tensor]:
+    return load_safetensors(folder.read_bytes("base_model/model.safetensors"))
+
+
+def resolved(config: Config, folder: StudyFolder) -> Config:
+    """The config with the estimator that `auto` chose for these fits, once they have begun."""
+    if config.affinity.estimator != "auto":
+        return config
+    chosen = folder.read_json(CHOSEN)["estimator"]
+    return config.model_copy(update={"affinity": config.affinity.model_copy(update={"estimator": chosen})})
+
+
+def runs_network(config: Config, weights: Mapping[str, Tensor]) -> bool:
     """Whether losses are those of the network at the weights found, not of its linearisation."""
     wish = config.fits.evaluate
     if wish == "auto":
-        return config.path_can_go and len(anchor["weights"]) <= SMALL_NETWORK
+        return config.path_can_go and sum(w.numel() for w in weights.values()) <= SMALL_NETWORK
     return wish == "network"
+
+
+def keep_examples(folder: StudyFolder, suite: Suite) -> None:
+    """Keep the validation examples beside the fits, so that questions asked later need the study folder only."""
+    rows = suite.rows(VALIDATION)
+    tensors = {"inputs": torch.tensor(suite.inputs[rows]), "labels": torch.tensor(suite.labels[rows])}
+    folder.write_bytes(EXAMPLES, save_safetensors(tensors))
 
 
 def linearized_estimator(
     config: Config,
     folder: StudyFolder,
-    rows: tuple[FeatureRows, FeatureRows],
+    rows: Rows,
     anchor: Mapping[str, Tensor],
     tasks: Sequence[Task],
-    suite: Suite | None,
     penalty_factor: float,
     device: str = "cpu",
 ) -> LinearizedEstimator:
-    """`suite` is read only where the network itself is run."""
     network = None
-    if runs_network(config, anchor):
-        assert suite is not None, "the network needs the validation examples"
-        model = base_model(config, folder, suite.inputs.shape[1:], tasks)
+    if runs_network(config, base_weights(folder)):
+        examples = load_safetensors(folder.read_bytes(EXAMPLES))
+        model = base_model(config, folder, examples["inputs"].shape[1:], tasks)
         space = WeightSpace({name: tuple(p.shape) for name, p in model.named_parameters()}, config.gradients.layers)
-        network = ValidationNetworks(model, space, suite, device)
+        network = ValidationNetworks(model, space, tasks, examples["inputs"], examples["labels"], device)
     return LinearizedEstimator(*rows, tasks, config, anchor, network, penalty_factor, device)
 
 
-def device_here() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def study_estimator(
+    config: Config,
+    folder: StudyFolder,
+    rows: Callable[[], tuple[Rows, Mapping[str, Tensor]]],
+    tasks: Sequence[Task],
+    suite: Callable[[], Suite],
+    device: str = "cpu",
+) -> Estimator:
+    """The estimator of the study's fits. `rows` (with the anchor) and `suite` are asked for only where they are needed:
+    the first by estimates from gradients, the second by true trainings."""
+    config = resolved(config, folder)
+    if config.affinity.estimator == "trained":
+        return TrainedEstimator(suite(), config, base_weights(folder), device)
+    stored, anchor = rows()
+    factor = read_calibration(folder).penalty_factor
+    return linearized_estimator(config, folder, stored, anchor, tasks, factor, device)

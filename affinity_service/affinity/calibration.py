@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -56,8 +57,10 @@ class Calibration:
 
 
 def probe_subsets(tasks: int, count: int, seed: int) -> list[tuple[int, ...]]:
-    """`count` distinct subsets of 2 to 8 tasks, every task as often as possible; fewer where there are no more."""
+    """`count` distinct subsets of 2 to 8 tasks, every task as often as possible; at most a third of those there are,
+    so that others are left to be validated on."""
     rng = np.random.default_rng([seed, 31])
+    count = min(count, sum(math.comb(tasks, size) for size in range(2, min(8, tasks) + 1)) // 3)
     chosen: dict[tuple[int, ...], None] = {}
     waiting: list[int] = []
     for _ in range(20 * count):

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from affinity_service.config import Config
+
 # When a training on a subset is looked at: after so many epochs, or at its best validation loss.
 Moment = int | Literal["best"]
 
@@ -79,5 +81,15 @@ class SubsetEstimates:
 
 class Estimator(Protocol):
     def estimate(self, subsets: Sequence[Sequence[int]]) -> SubsetEstimates:
-        """Raises UserError for a subset that names an unknown task, repeats one, or is empty."""
+        """At the moment that `fits.stop` names. Raises UserError for a subset that names an unknown task, repeats one,
+        or is empty."""
         ...
+
+    def estimates(self, subsets: Sequence[Sequence[int]], moments: Sequence[Moment]) -> list[SubsetEstimates]:
+        """The same at several moments."""
+        ...
+
+
+def stated_moment(config: Config) -> Moment:
+    """The moment that `fits.stop` names."""
+    return "best" if config.fits.stop == "best" else config.fits.epochs

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from affinity_service.affinity.estimates import Moment, SubsetEstimates
+from affinity_service.affinity.estimates import Moment, SubsetEstimates, stated_moment
 from affinity_service.affinity.penalty import ridge_penalties
 from affinity_service.config import Config
 from affinity_service.fitting import solve_subsets
@@ -25,9 +25,9 @@ from affinity_service.tasks.suite import Task
 
 # Losses (M, T) and their standard errors over examples, of the network itself at displaced weights (M, p).
 NetworkLosses = Callable[[Tensor], tuple[Tensor, Tensor]]
-# Displacements of as many subsets at a time as fill so much memory; the path keeps about nine numbers per weight.
+# Displacements of as many subsets at a time as fill so much memory; the path keeps about so many numbers per weight.
 PATH_BYTES = 1 << 30
-PATH_COPIES = 9
+PATH_COPIES = 12
 
 
 @dataclass
@@ -78,21 +78,18 @@ class LinearizedEstimator:
         )
         self._labelled = _labelled(train, len(tasks))
         self.anchor = Anchor.from_tensors(anchor, device)
-        self.network = network if config.path_can_go else None
+        self.network = network
         self._paths: Paths | None = None
 
     def estimate(self, subsets: Sequence[Sequence[int]]) -> SubsetEstimates:
-        """At the moment that `fits.stop` names. Raises UserError for a subset that names an unknown task, repeats one,
-        or is empty."""
-        moment: Moment = "best" if self.config.fits.stop == "best" else self.config.fits.epochs
-        return self.estimates(subsets, [moment])[0]
+        return self.estimates(subsets, [stated_moment(self.config)])[0]
 
     def estimates(self, subsets: Sequence[Sequence[int]], moments: Sequence[Moment]) -> list[SubsetEstimates]:
         """The same at several moments, from one run."""
         check_subsets(subsets, self._arrays[3], len(self.tasks))
         chosen = [tuple(int(task) for task in subset) for subset in subsets]
         size = len(chosen)
-        if self.config.solution == "path":
+        if self.config.solution == "path" or self.network is not None:
             size = max(1, PATH_BYTES // (4 * PATH_COPIES * len(self.anchor.weights)))
         chunks = [chosen[start : start + size] for start in range(0, len(chosen), size)]
         taken = [self._take(chunk, moments) for chunk in chunks]
@@ -131,7 +128,7 @@ class LinearizedEstimator:
                     _replace(snapshots["best"], seen, seen.score < snapshots["best"].score)
 
         follow = self._follow_path if self.config.solution == "path" else self._fit_ridges
-        follow(subsets, last, [moment for moment in moments if moment != "best"], look)
+        follow(subsets, last, moments, look)
         for snapshot in snapshots.values():
             if self.network is not None and snapshot.weights is not None:
                 inside = ~snapshot.mean.isnan()
@@ -152,14 +149,18 @@ class LinearizedEstimator:
         converged = torch.ones(len(subsets), dtype=torch.bool, device=self.device)
         self._paths.run(subsets, self._training(subsets), last, lambda epoch, w, c: look(epoch + 1, w, c, converged))
 
-    def _fit_ridges(self, subsets: list[tuple[int, ...]], last: int, wanted: Sequence[int], look: Callable) -> None:
+    def _fit_ridges(self, subsets: list[tuple[int, ...]], last: int, wanted: Sequence[Moment], look: Callable) -> None:
         """One fit per penalty: the one given, or those that stand for 1, 2, 4, … epochs."""
         fixed = self.config.fits.l2
         # A given penalty stands for no number of epochs: it is what is seen at every moment.
-        grid = {last} if fixed != "auto" else {*wanted, *(2**i for i in range(32) if 2**i < last), last}
+        # Where the best is looked for, doublings are close enough.
+        doublings = {2**i for i in range(32) if 2**i < last} if "best" in wanted else set()
+        exact = {moment for moment in wanted if moment != "best"}
+        grid = {last} if fixed != "auto" else {*exact, *doublings, last}
+        sizes = torch.bincount(self._arrays[3], minlength=len(self.tasks))
         for epochs in sorted(grid):
             if fixed == "auto":
-                l2 = ridge_penalties(self.anchor, subsets, self._training(subsets), epochs, self.config.base)
+                l2 = ridge_penalties(self.anchor, subsets, self._training(subsets), sizes, epochs, self.config.base)
             else:
                 l2 = torch.full((len(subsets),), float(fixed))
             fit = solve_subsets(*self._arrays, subsets, l2 * self.penalty_factor, kinds=self.kinds)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models.losses import TaskLosses
-from affinity_service.tasks.suite import VALIDATION, Suite
+from affinity_service.tasks.suite import Task
 
-# Outputs of one forward pass of many networks.
+# Entries of a layer's output in one forward pass of many networks.
 _ENTRIES = 1 << 24
 _ROWS = 2048
 
@@ -21,17 +23,25 @@ class ValidationNetworks:
     ----------
     model : the base model, with its weights.
     space : the parameters that displacements (M, p) speak of; others stay as they are.
+    inputs, labels : (V, ...) and (V, T) of the validation examples.
     """
 
-    def __init__(self, model: nn.Module, space: WeightSpace, suite: Suite, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        space: WeightSpace,
+        tasks: Sequence[Task],
+        inputs: Tensor,
+        labels: Tensor,
+        device: str = "cpu",
+    ) -> None:
         self.model, self.space = model.to(device).eval(), space
         self.weights = {name: p.detach() for name, p in self.model.named_parameters()}
-        rows = suite.rows(VALIDATION)
-        self.inputs = torch.tensor(suite.inputs[rows], device=device)
-        self.labels = torch.tensor(suite.labels[rows], device=device)
-        self.losses = TaskLosses(suite.tasks)
+        self.inputs, self.labels = inputs.to(device), labels.to(device)
+        self.losses = TaskLosses(tasks)
         self.counts = (~self.labels.isnan()).sum(dim=0)
-        self._together = max(1, _ENTRIES // (min(_ROWS, len(rows)) * self.losses.columns))
+        widest = max(max(p.shape[0] for p in self.weights.values()), self.losses.columns)
+        self._together = max(1, _ENTRIES // (min(_ROWS, len(inputs)) * widest))
 
     @torch.no_grad()
     def __call__(self, w: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ DIMENSION = 200
 def recipe_config(config: Config, seed: int) -> Config:
     """The same study with d = 200 random signs and ridge, its penalty by the same rule."""
     gradients = {"reduction": "rademacher", "metric": "euclidean", "dimension": DIMENSION, "seed": seed}
-    fits = {"solution": "ridge", "evaluate": "linearized"}
+    fits = {"solution": "ridge", "evaluate": "linearized", "l2": "auto"}
     return config.model_copy(
         update={
             "gradients": config.gradients.model_copy(update=gradients),

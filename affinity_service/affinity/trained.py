@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from affinity_service.affinity.estimates import Moment, SubsetEstimates
+from affinity_service.affinity.estimates import Moment, SubsetEstimates, stated_moment
 from affinity_service.config import Config
-from affinity_service.evaluation.fine_tuning import FineTuner
+from affinity_service.evaluation.fine_tuning import FineTuner, seeds_of
 from affinity_service.tasks.suite import Suite
 
 # Two seeds tell how much a training's own randomness matters.
@@ -25,16 +25,18 @@ class TrainedEstimator:
         self.flops = 0.0
 
     def estimate(self, subsets: Sequence[Sequence[int]]) -> SubsetEstimates:
+        return self.estimates(subsets, [stated_moment(self.config)])[0]
+
+    def estimates(self, subsets: Sequence[Sequence[int]], moments: Sequence[Moment]) -> list[SubsetEstimates]:
         chosen = [tuple(int(task) for task in subset) for subset in subsets]
-        first = 500_000 + SEEDS * self.config.fits.seed
-        results = self._tuner.run(chosen, range(first, first + SEEDS))
+        results = self._tuner.run(chosen, seeds_of("estimate", self.config.fits.seed, SEEDS))
         self.flops += sum(result.flops for result in results)
-        moment: Moment = "best" if self.config.fits.stop == "best" else self.config.fits.epochs
-        losses, epochs = zip(*(result.at(moment) for result in results), strict=True)
-        stacked = np.stack(losses)
-        mean = stacked.mean(axis=0)
-        variance = np.nanmean(stacked.var(axis=0, ddof=1), axis=0) / SEEDS
-        error = np.broadcast_to(np.sqrt(variance), mean.shape)
-        return SubsetEstimates.from_table_of_tasks(
-            chosen, np.stack(epochs).mean(axis=0).round().astype(np.int64), mean, error
-        )
+        found = []
+        for moment in moments:
+            losses, epochs = zip(*(result.at(moment) for result in results), strict=True)
+            stacked = np.stack(losses)
+            variance = np.nanmean(stacked.var(axis=0, ddof=1), axis=0) / SEEDS
+            error = np.broadcast_to(np.sqrt(variance), stacked.shape[1:])
+            typical = np.stack(epochs).mean(axis=0).round().astype(np.int64)
+            found.append(SubsetEstimates.from_table_of_tasks(chosen, typical, stacked.mean(axis=0), error))
+        return found

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from affinity_service.affinity.bootstrap import example_errors
-from affinity_service.affinity.calibration import read_calibration
 from affinity_service.affinity.matrix import AffinityMatrix, matrix_from_estimates
 from affinity_service.artifacts import fingerprint
 from affinity_service.engine.context import StageContext, StageOutcome
@@ -94,22 +94,15 @@ def group_tasks(context: StageContext) -> StageOutcome:
 
 def _predictor(context: StageContext) -> Predict:
     """Predicted losses of any subsets, as the fits predict theirs."""
-    from safetensors.torch import load as load_safetensors
-
-    from affinity_service.affinity.build import device_here, linearized_estimator
-    from affinity_service.affinity.trained import TrainedEstimator
+    from affinity_service.affinity.build import device_here, study_estimator
     from affinity_service.gradients.anchor import read_anchor
     from affinity_service.gradients.store import FeatureStore
 
     config, folder, suite = context.config, context.folder, context.suite
-    if config.affinity.estimator == "trained":
-        weights = load_safetensors(folder.read_bytes("base_model/model.safetensors"))
-        trained = TrainedEstimator(suite, config, weights, device_here())
-        return lambda subsets: trained.estimate(subsets).losses
-    store = FeatureStore(folder)
-    rows = (store.rows(TRAIN), store.rows(VALIDATION))
-    factor = read_calibration(folder).penalty_factor
-    estimator = linearized_estimator(
-        config, folder, rows, read_anchor(folder), suite.tasks, suite, factor, device_here()
-    )
+
+    def rows() -> tuple[Any, Any]:
+        store = FeatureStore(folder)
+        return (store.rows(TRAIN), store.rows(VALIDATION)), read_anchor(folder)
+
+    estimator = study_estimator(config, folder, rows, suite.tasks, lambda: suite, device_here())
     return lambda subsets: estimator.estimate(subsets).losses

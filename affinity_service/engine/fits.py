@@ -9,27 +9,35 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 import ray
-from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from affinity_service.affinity.build import base_model, device_here, linearized_estimator
+from affinity_service.affinity.build import (
+    CHOSEN,
+    EXAMPLES,
+    base_model,
+    base_weights,
+    device_here,
+    keep_examples,
+    linearized_estimator,
+    resolved,
+    runs_network,
+    study_estimator,
+)
 from affinity_service.affinity.calibration import (
     CALIBRATION,
     PENALTY_FACTORS,
-    Calibration,
     calibrate,
     probe_subsets,
     read_calibration,
 )
-from affinity_service.affinity.estimates import Estimator, Moment
-from affinity_service.affinity.trained import TrainedEstimator
+from affinity_service.affinity.estimates import stated_moment
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.placement import workers_with_room
 from affinity_service.engine.pool import TASK_RETRIES, map_unordered, result
 from affinity_service.engine.session import actor_options
-from affinity_service.evaluation.fine_tuning import FineTuner
+from affinity_service.evaluation.fine_tuning import FineTuner, seeds_of
 from affinity_service.evaluation.flops import flop_counter
 from affinity_service.evaluation.stacked import split_losses
 from affinity_service.fitting import subset_design
@@ -40,9 +48,7 @@ from affinity_service.tables import read_metadata, write_table
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
 
 PROBES = "fits/probes.parquet"
-# Seeds of the probes' fine-tuning start here; those of `validate` start elsewhere.
-PROBE_SEED = 700_000
-# Their mean is what is predicted: the order of the examples is no fault of the prediction.
+# Trainings of a probe. Their mean is what is predicted: the order of the examples is no fault of the prediction.
 PROBE_SEEDS = 3
 
 Inputs = tuple[tuple[FeatureRows, FeatureRows], Mapping[str, Tensor]]
@@ -67,19 +73,10 @@ def fit_tile(
     first: int,
     config: Config,
     folder: StudyFolder,
-    calibration: Calibration,
 ) -> None:
     """Estimate the subsets and write their tile; `first` is the number of the first one."""
-    device = device_here()
-    estimator: Estimator
     with flop_counter() as counter:
-        if config.affinity.estimator == "trained":
-            weights = load_safetensors(folder.read_bytes("base_model/model.safetensors"))
-            estimator = TrainedEstimator(suite, config, weights, device)
-        else:
-            rows, anchor = inputs
-            factor = calibration.penalty_factor
-            estimator = linearized_estimator(config, folder, rows, anchor, suite.tasks, suite, factor, device)
+        estimator = study_estimator(config, folder, lambda: inputs, suite.tasks, lambda: suite, device_here())
         estimates = estimator.estimate(subsets)
     cost = {"flops": repr(float(counter.get_total_flops())), "unconverged": str(int((~estimates.converged).sum()))}
     # What a tile cost stays with it, for a run that finds it finished.
@@ -93,19 +90,19 @@ def fine_tune_probes(inputs: Inputs, suite: Suite, config: Config, folder: Study
     start = time.perf_counter()
     device = device_here()
     rows, anchor = inputs
-    weights = load_safetensors(folder.read_bytes("base_model/model.safetensors"))
+    weights = base_weights(folder)
     subsets = probe_subsets(len(suite.tasks), config.fits.probes, config.fits.seed)
-    moment: Moment = "best" if config.fits.stop == "best" else config.fits.epochs
+    moment = stated_moment(config)
     with flop_counter() as counter:
-        first = PROBE_SEED + PROBE_SEEDS * config.fits.seed
-        truths = FineTuner(suite, config, weights, device).run(subsets, range(first, first + PROBE_SEEDS))
+        seeds = seeds_of("probe", config.fits.seed, PROBE_SEEDS)
+        truths = FineTuner(suite, config, weights, device).run(subsets, seeds)
     losses, epochs = (np.mean(each, axis=0) for each in zip(*(truth.at(moment) for truth in truths), strict=True))
     flops = float(counter.get_total_flops())
     # A penalty that the user gave stays as it is.
     factors = PENALTY_FACTORS if config.solution == "ridge" and config.fits.l2 == "auto" else (1.0,)
     predicted = {}
     for factor in factors:
-        estimator = linearized_estimator(config, folder, rows, anchor, suite.tasks, suite, factor, device)
+        estimator = linearized_estimator(config, folder, rows, anchor, suite.tasks, factor, device)
         predicted[factor] = estimator.estimate(subsets).losses
     base = split_losses(base_model(config, folder, suite.inputs.shape[1:], suite.tasks), suite, VALIDATION)
     true = [losses[i, list(subset)] for i, subset in enumerate(subsets)]
@@ -124,10 +121,7 @@ def fine_tune_probes(inputs: Inputs, suite: Suite, config: Config, folder: Study
 
 def fit_subsets_stage(context: StageContext) -> StageOutcome:
     config, folder, suite = context.config, context.folder, context.suite
-    if config.affinity.estimator == "auto":
-        chosen, why = cheaper_estimator(config, suite)
-        context.warn(f"affinity.estimator auto: {chosen}, because {why}")
-        config = config.model_copy(update={"affinity": config.affinity.model_copy(update={"estimator": chosen})})
+    config = _chosen(context)
     subsets = design(config, len(suite.tasks))
     tile = config.fits.tile
     starts = range(0, len(subsets), tile)
@@ -137,14 +131,18 @@ def fit_subsets_stage(context: StageContext) -> StageOutcome:
     options = {**actor_options(config.resources), **TASK_RETRIES}
     inputs = load_inputs.options(**TASK_RETRIES).remote(folder)
     reference = ray.put(suite)
-    if config.fits.probes and config.affinity.estimator == "linearized" and not folder.exists(CALIBRATION):
-        context.progress(0, len(subsets), f"{config.fits.probes} probes")
+    linearized = config.affinity.estimator == "linearized"
+    if linearized and runs_network(config, base_weights(folder)) and not folder.exists(EXAMPLES):
+        keep_examples(folder, suite)
+    probes = probe_subsets(len(suite.tasks), config.fits.probes, config.fits.seed)
+    if probes and linearized and not folder.exists(CALIBRATION):
+        context.progress(0, len(subsets), f"{len(probes)} probes")
         result(fine_tune_probes.options(**options).remote(inputs, reference, config, folder))
     calibration = read_calibration(folder)
 
     def submit(_: int, start: int) -> ray.ObjectRef:
         return fit_tile.options(**options).remote(
-            inputs, reference, subsets[start : start + tile], start, config, folder, calibration
+            inputs, reference, subsets[start : start + tile], start, config, folder
         )
 
     done = len(starts) - len(missing)
@@ -162,6 +160,16 @@ def fit_subsets_stage(context: StageContext) -> StageOutcome:
         )
     flops = calibration.flops + sum(float(cost["flops"]) for cost in costs)
     return StageOutcome(flops=flops, workers=workers)
+
+
+def _chosen(context: StageContext) -> Config:
+    """The config with its estimator settled: `auto` is decided once, or the tiles of an interrupted run would mix."""
+    config, folder = context.config, context.folder
+    if config.affinity.estimator == "auto" and not folder.exists(CHOSEN):
+        chosen, why = cheaper_estimator(config, context.suite)
+        context.warn(f"affinity.estimator auto: {chosen}, because {why}")
+        folder.write_json(CHOSEN, {"estimator": chosen, "because": why})
+    return resolved(config, folder)
 
 
 def design(config: Config, tasks: int) -> list[tuple[int, ...]]:

@@ -58,5 +58,6 @@ def result(reference: ray.ObjectRef) -> Any:
     except (ActorDiedError, WorkerCrashedError, OutOfMemoryError) as error:
         raise RuntimeError(
             f"a worker process ended {RETRIES + 1} times at the same piece of work; most often it ran out of memory: "
-            "lower gradients.batch_rows, fits.tile or the workers of the stage and run again; finished pieces are kept"
+            "lower gradients.batch_rows, fits.tile, validation.tile or the workers of the stage and run again; "
+            "finished pieces are kept"
         ) from error

@@ -11,11 +11,10 @@ import pyarrow as pa
 import ray
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load as load_safetensors
 
-from affinity_service.affinity.build import base_model, device_here, linearized_estimator
+from affinity_service.affinity.build import base_model, base_weights, device_here, study_estimator
 from affinity_service.affinity.calibration import probe_subsets, read_calibration
-from affinity_service.affinity.estimates import Moment, SubsetEstimates
+from affinity_service.affinity.estimates import Moment, SubsetEstimates, stated_moment
 from affinity_service.affinity.first_order import first_order_losses
 from affinity_service.affinity.linearized import LinearizedEstimator
 from affinity_service.affinity.recipe import recipe_config, recipe_rows
@@ -26,18 +25,16 @@ from affinity_service.engine.fits import Inputs, load_inputs
 from affinity_service.engine.placement import workers_with_room
 from affinity_service.engine.pool import TASK_RETRIES, map_unordered, result
 from affinity_service.engine.session import actor_options
+from affinity_service.errors import UserError
 from affinity_service.evaluation.cost import cost_ratios
 from affinity_service.evaluation.fidelity import compare, coverage, row_means
-from affinity_service.evaluation.fine_tuning import FineTuned, FineTuner
-from affinity_service.evaluation.flops import flop_counter
+from affinity_service.evaluation.fine_tuning import FineTuned, FineTuner, seeds_of
 from affinity_service.evaluation.stacked import split_losses
 from affinity_service.tables import read_metadata, read_table, write_table
 from affinity_service.tasks.suite import VALIDATION, Suite
 
 Losses = NDArray[np.float64]
 
-# Seeds of true trainings; those of probes start elsewhere.
-TRUTH_SEED, ORACLE_SEED = 100_000, 300_000
 # After so many epochs, beside the best validation loss, the default truth.
 EPOCHS = (2, 5)
 
@@ -79,12 +76,11 @@ def train_piece(suite: Suite, piece: Piece, config: Config, folder: StudyFolder)
     start = time.perf_counter()
     weights, epochs = None, config.base.epochs
     if config.validation.start == "base":
-        weights, epochs = load_safetensors(folder.read_bytes("base_model/model.safetensors")), config.fits.epochs
-    with flop_counter() as counter:
-        tuner = FineTuner(suite, config, weights, device_here(), piece.linearised, record_test=True, epochs=epochs)
-        first = ORACLE_SEED if piece.linearised else TRUTH_SEED
-        (tuned,) = tuner.run(piece.subsets, [first + 1000 * config.validation.seed + piece.seed])
-    facts = {"flops": repr(float(counter.get_total_flops())), "seconds": repr(time.perf_counter() - start)}
+        weights, epochs = base_weights(folder), config.fits.epochs
+    tuner = FineTuner(suite, config, weights, device_here(), piece.linearised, record_test=True, epochs=epochs)
+    seed = seeds_of("oracle" if piece.linearised else "truth", config.validation.seed, piece.seed + 1)[-1]
+    (tuned,) = tuner.run(piece.subsets, [seed])
+    facts = {"flops": repr(tuned.flops), "seconds": repr(time.perf_counter() - start)}
     table = _truth_table(tuned, piece.subsets, piece.first).replace_schema_metadata(facts)
     write_table(folder, piece.name, table)
 
@@ -127,8 +123,7 @@ def predict_subsets(
     """Per estimator and moment, (M, T) predictions: one, or one per projection seed."""
     rows, anchor = inputs
     device, tasks = device_here(), len(suite.tasks)
-    factor = read_calibration(folder).penalty_factor
-    own = linearized_estimator(config, folder, rows, anchor, suite.tasks, suite, factor, device)
+    own = study_estimator(config, folder, lambda: (rows, anchor), suite.tasks, lambda: suite, device)
     model = base_model(config, folder, suite.inputs.shape[1:], suite.tasks)
     estimates = own.estimates(subsets, moments)
     answer: dict[str, list[list[Losses]]] = {
@@ -170,6 +165,11 @@ def validate(context: StageContext) -> StageOutcome:
     config, folder, suite = context.config, context.folder, context.suite
     settings, tasks = config.validation, len(suite.tasks)
     subsets = validation_subsets(config, tasks)
+    if len(subsets) < 2:
+        raise UserError(
+            f"validation.sizes {settings.sizes} leave {len(subsets)} subsets of {tasks} tasks beside the probes: at "
+            "least 2 are needed; widen the sizes or set fits.probes to 0"
+        )
     oracles = settings.oracle_seeds if settings.start == "base" else 0
     pieces = [
         Piece(linearised, seed, start, subsets[start : start + settings.tile])
@@ -228,7 +228,8 @@ def _report(
         estimates = {name: predictions[number] for name, predictions in predicted.items() if predictions[number]}
         compared = compare({**estimates, "row_mean": [row_means(first)], "ceiling": [second]}, first, base)
         errors = np.array(read_calibration(folder).task_errors or np.full(len(suite.tasks), np.nan))
-        if moment == "best" and np.isfinite(errors).all():
+        # The errors are of predictions of fine-tuning, at the moment that the fits' config names.
+        if config.validation.start == "base" and moment == stated_moment(config) and np.isfinite(errors).all():
             compared["estimate"]["coverage_90"] = coverage(estimates["estimate"][0], errors, first)
         answer["best_validation" if moment == "best" else f"epoch_{moment}"] = compared
     return {

@@ -8,21 +8,21 @@ from affinity_service.evaluation.fine_tuning import FineTuner
 from affinity_service.evaluation.flops import pass_flops
 from affinity_service.gradients.store import pair_rows
 from affinity_service.models import build_model
-from affinity_service.planning.flops import POWER_ITERATIONS
+from affinity_service.planning.flops import POWER_ITERATIONS, runs_network
 from affinity_service.planning.workload import Subsets, Workload
-from affinity_service.tasks.suite import Suite
+from affinity_service.tasks.suite import VALIDATION, Suite
 
 TRAININGS = 2000
 
 
 def cost_ratios(config: Config, folder: StudyFolder, suite: Suite, seconds_per_training: float) -> dict[str, float]:
-    """flops_ratio_model: passes through the model that the estimate needs (features and probes) over those that 2,000
-    trainings need. flops_ratio_total adds base training and all linear algebra, seconds_ratio is the same in wall time,
-    with the trainings batched as `validate` batches them.
+    """flops_ratio_model: passes through the model that the estimate needs (features, probes, evaluation) over
+    those that 2,000 trainings need. flops_ratio_total adds base training and all linear algebra, seconds_ratio is the
+    same in wall time, with the trainings batched as `validate` batches them.
 
     Parameters
     ----------
-    seconds_per_training : measured, with one worker.
+    seconds_per_training : measured in a worker, beside others.
     """
     model = build_model(config.model, suite.inputs.shape[1:], suite.tasks, 0)
     passes = pass_flops(model, suite.inputs.shape[1:])
@@ -33,13 +33,15 @@ def cost_ratios(config: Config, folder: StudyFolder, suite: Suite, seconds_per_t
     one = tuner.flops(tuple(range(min(len(suite.tasks), max(1, mean_size)))))
     landmarks = config.gradients.landmarks if config.gradients.reduction == "subspace" else 0
     rows = 2 * len(pair_rows(suite)[0]) + (2 * POWER_ITERATIONS + 2) * landmarks
+    # Every subset's losses are those of the network itself, where it is small.
+    evaluated = TRAININGS * passes.forward * len(suite.rows(VALIDATION)) if runs_network(config, work) else 0
     timings = {stage["name"]: stage for stage in folder.read_json("timings.json")["stages"]}
     scale = TRAININGS / subsets.count
     total = timings["base_model"]["flops"] + timings["gradients"]["flops"] + scale * timings["fits"]["flops"]
     seconds = timings["base_model"]["seconds"] + timings["gradients"]["seconds"] + scale * timings["fits"]["seconds"]
     workers = max(1, timings["fits"]["workers"])
     return {
-        "flops_ratio_model": (passes.training * rows + config.fits.probes * one) / (TRAININGS * one),
+        "flops_ratio_model": (passes.training * rows + 3 * config.fits.probes * one + evaluated) / (TRAININGS * one),
         "flops_ratio_total": total / (TRAININGS * one),
         "seconds_ratio": seconds / (TRAININGS * seconds_per_training / workers),
     }

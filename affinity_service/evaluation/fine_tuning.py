@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,6 +24,12 @@ STACK_COPIES = 11
 STACK_BYTES = 1 << 30
 
 
+def seeds_of(purpose: Literal["probe", "truth", "oracle", "estimate"], seed: int, count: int) -> list[int]:
+    """`count` seeds of true trainings that no other purpose or seed shares."""
+    key = [("probe", "truth", "oracle", "estimate").index(purpose), seed]
+    return np.random.SeedSequence(key).generate_state(count, np.uint32).tolist()
+
+
 @dataclass(frozen=True)
 class FineTuned:
     """Losses of M subsets after every epoch.
@@ -37,7 +44,10 @@ class FineTuned:
     def at(self, moment: Moment) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """(M, T) validation losses at a moment, and the epoch (from 1) of each subset."""
         if moment == "best":
-            epochs = np.nanmean(self.validation, axis=2).argmin(axis=1)
+            # A training that diverges later still had a best epoch.
+            member = ~np.isnan(self.validation).all(axis=1, keepdims=True)
+            means = np.where(member, self.validation, 0).sum(axis=2) / member.sum(axis=2)
+            epochs = np.where(np.isfinite(means), means, np.inf).argmin(axis=1)
         else:
             epochs = np.full(len(self.validation), moment - 1)
         return self.validation[np.arange(len(epochs)), epochs], epochs + 1
@@ -92,7 +102,9 @@ class FineTuner:
         outcomes: dict[int, RunOutcome] = {}
         for start in range(0, len(order), self.together):
             part = order[start : start + self.together]
-            outcomes |= dict(zip(part, self.trainer.train([runs[i] for i in part]), strict=True))
+            trained = self.trainer.train([runs[i] for i in part])
+            # Only losses are asked for.
+            outcomes |= {i: replace(outcome, weights={}) for i, outcome in zip(part, trained, strict=True)}
         results = []
         for number in range(len(seeds)):
             own = [outcomes[number * len(subsets) + i] for i in range(len(subsets))]

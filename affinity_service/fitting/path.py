@@ -77,6 +77,20 @@ class Training:
     examples: Tensor
 
 
+def batch_variance(anchor: Anchor, share: Tensor, sizes: Tensor, training: Training) -> Tensor:
+    """(M, p) variance of a minibatch's gradient; the tasks' parts count as independent.
+
+    Parameters
+    ----------
+    share : (M, T), 1/|S| for the tasks of a subset, else 0. sizes : (T,) training rows of each task.
+    """
+    examples = training.examples.to(share.device, share.dtype)
+    square = share**2
+    per_example = (square * (examples[:, None] / sizes.clamp(min=1))) @ anchor.square - square @ anchor.mean**2
+    part = (1 - training.batch_size / examples).clamp(min=0) / training.batch_size
+    return per_example.clamp_(min=0).mul_(part[:, None])
+
+
 class Paths:
     """Follows many subsets from one base model.
 
@@ -124,7 +138,9 @@ class _State:
         # Weights that no example of the subset reaches, such as other tasks' heads: the basis would leak into them.
         self.reached = (self.share @ anchor.square) > 0
         self.weights = self.anchor.weights * self.reached
-        self.noise = self._noise(training, order)
+        sizes = torch.tensor([0 if rows is None else len(rows) for rows in paths.rows], device=device)
+        ordered = Training(training.batch_size, training.steps[order], training.examples[order])
+        self.noise = batch_variance(anchor, self.share, sizes, ordered)
         self.w = torch.zeros(count, len(anchor.weights), device=device)
         self.moments = paths.optimizer.start(self.w)
         self.gradient = torch.zeros_like(self.w)
@@ -134,16 +150,6 @@ class _State:
         d = anchor.scale.shape[0] if anchor.basis is None else anchor.basis.shape[1]
         self.seen = torch.zeros(count, d, device=device)
         self.first = True
-
-    def _noise(self, training: Training, order: Tensor) -> Tensor:
-        """(M, p) variance of a minibatch's gradient; the tasks' parts count as independent."""
-        anchor, device = self.anchor, self.share.device
-        sizes = torch.tensor([0 if rows is None else len(rows) for rows in self.paths.rows], device=device).clamp(min=1)
-        examples = training.examples[order].to(device, torch.float32)
-        square = self.share**2
-        per_example = (square * (examples[:, None] / sizes)) @ anchor.square - square @ anchor.mean**2
-        part = (1 - training.batch_size / examples).clamp(min=0) / training.batch_size
-        return per_example.clamp_(min=0).mul_(part[:, None])
 
     def epoch(self) -> None:
         for step in range(self.steps[0]):

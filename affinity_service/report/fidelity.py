@@ -10,12 +10,14 @@ from affinity_service.evaluation.fidelity_table import ESTIMATORS
 from affinity_service.report.svg import HELP, INK, LINE, PLAIN, inline_svg, new_figure, tidy
 
 
-def draw_fidelity(fidelity: dict[str, Any]) -> Markup:
-    """One panel per truth; estimators that have no centred r are left out."""
+def draw_fidelity(fidelity: dict[str, Any]) -> Markup | None:
+    """One panel per truth; estimators that have no centred r are left out, and no picture is made of none."""
     truths = [name for name, found in fidelity.items() if isinstance(found, dict)]
     shown = [
         name for name in ESTIMATORS if any((fidelity[t].get(name) or {}).get("centred_r") is not None for t in truths)
     ]
+    if not shown:
+        return None
     figure = new_figure(7.2, 0.75 + 0.24 * len(shown))
     width = 0.8 / len(truths)
     for number, truth in enumerate(truths):
@@ -31,7 +33,7 @@ def draw_fidelity(fidelity: dict[str, Any]) -> Markup:
             axes.plot([value], [row], "o", color=colour, markersize=4.5)
         axes.axvline(0, color=INK, linewidth=0.8)
         axes.set_ylim(len(shown) - 0.4, -0.6)
-        axes.set_xlim(min(0.0, *(_low(fidelity[truth].get(name)) for name in shown)) - 0.02, 1.02)
+        axes.set_xlim(min([0.0, *(_low(fidelity[truth].get(name)) for name in shown)]) - 0.02, 1.02)
         axes.set_yticks(range(len(shown)), [ESTIMATORS[name] for name in shown] if number == 0 else [""] * len(shown))
         axes.set_title(title_words(truth), fontsize=9, color=INK)
         axes.grid(axis="x", color=LINE, linewidth=0.6)

@@ -9,7 +9,7 @@ import torch
 from affinity_service.affinity.first_order import first_order_losses
 from affinity_service.affinity.trained import TrainedEstimator
 from affinity_service.config import Config
-from affinity_service.evaluation.fine_tuning import FineTuner
+from affinity_service.evaluation.fine_tuning import FineTuned, FineTuner, seeds_of
 from affinity_service.evaluation.run import Run
 from affinity_service.evaluation.stacked import StackedTrainer, split_losses
 from affinity_service.tasks.suite import VALIDATION
@@ -81,7 +81,7 @@ def test_the_trained_estimator_is_the_mean_of_its_seeds_with_their_error():
     settings = config(fits={"stop": "last", "seed": 4})
     estimator = TrainedEstimator(SUITE, settings, weights_of())
     found = estimator.estimate(SUBSETS)
-    truths = FineTuner(SUITE, settings, weights_of()).run(SUBSETS, [500_008, 500_009])
+    truths = FineTuner(SUITE, settings, weights_of()).run(SUBSETS, seeds_of("estimate", 4, 2))
     for index, subset in enumerate(SUBSETS):
         both = np.stack([truth.validation[index, -1, list(subset)] for truth in truths])
         np.testing.assert_allclose(found.losses[index], both.mean(axis=0), rtol=1e-5)
@@ -103,3 +103,21 @@ def test_first_order_follows_the_shared_gradients_only():
     assert np.isnan(found[0, 2:]).all()
     twice = first_order_losses(anchor, base, SUBSETS, SUITE, settings, epochs=4)
     np.testing.assert_allclose(base[:2] - twice[0, :2], 2 * gain)
+
+
+def test_a_training_that_diverges_later_keeps_its_best_epoch():
+    losses = np.array([[[0.5, 0.4], [0.3, 0.2], [np.nan, np.nan]]])
+    best, epochs = FineTuned(losses, None, 0.0).at("best")
+    np.testing.assert_array_equal(best, [[0.3, 0.2]])
+    assert epochs.tolist() == [2]
+
+
+def test_no_purpose_shares_a_seed_with_another():
+    drawn = [
+        seed
+        for purpose in ("probe", "truth", "oracle", "estimate")
+        for s in range(50)
+        for seed in seeds_of(purpose, s, 6)
+    ]
+    assert len(set(drawn)) == len(drawn)
+    assert seeds_of("truth", 3, 6)[:2] == seeds_of("truth", 3, 2)
