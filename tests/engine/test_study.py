@@ -140,16 +140,20 @@ def test_camps_that_contradict_each_other_show_in_the_matrix_and_in_the_groups(s
     assert sorted(map(sorted, study.groups)) == [["ally_a", "ally_b", "ally_c"], ["rival_a", "rival_b", "rival_c"]]
 
 
-def test_group_models_of_a_larger_model_go_through_the_trainer_of_the_base_model(small_config, tmp_path):
-    suite = mixed_suite(rows=120)
-    config = small_config(
-        suite,
-        base={"epochs": 2},
-        # The one group of all tasks is joint training: one training stands for both.
-        groups={"k": 1},
-        group_models={"seeds": 1, "random_groupings": 0, "single_tasks": 0, "trainer": "deepspeed", "workers": 1},
-    )
-    study = Study.run(config, tmp_path / "study", until="group_models")
+def test_group_models_of_a_larger_model_go_through_the_trainer_of_the_base_model(estimated, tmp_path):
+    shutil.copytree(estimated.folder.root, tmp_path / "study")
+    content = estimated.config.model_dump(mode="json")
+    # The one group of all tasks is joint training: one training stands for both.
+    content["groups"] |= {"k": 1}
+    content["group_models"] |= {
+        "seeds": 1,
+        "random_groupings": 0,
+        "single_tasks": 0,
+        "trainer": "deepspeed",
+        "workers": 1,
+    }
+    content["group_models"]["start"] = "base"
+    study = Study.run(Config.parse(content), tmp_path / "study", until="group_models")
     results = read_table(study.folder, "group_models/results.parquet").to_pandas()
     assert set(results.setting) == {GROUPS, "joint"}
     assert results.test_loss.notna().all()

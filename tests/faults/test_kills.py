@@ -34,9 +34,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("faults")
     suite = mixed_suite(rows=900, features=8)
     settings = small_settings(suite, write_suite(suite, root / "suite.parquet"))
-    settings["base"] |= {"epochs": 12, "patience": 12, "learning_rate": 0.003}
-    # Nearly as many backward passes as rows: slow enough to be caught at work.
-    settings["gradients"] |= {"landmarks": 50, "shard_rows": 200, "batch_rows": 2, "workers": 2}
+    settings["base"] |= {"epochs": 8, "patience": 8, "learning_rate": 0.003}
+    # Nearly a third as many backward passes as rows: slow enough to be caught at work.
+    settings["gradients"] |= {"landmarks": 50, "shard_rows": 200, "batch_rows": 3, "workers": 2}
     settings["fits"] |= {"tile": 1, "workers": 2}
     settings["group_models"] |= {"models_per_trial": 4, "workers": 2}
     (root / "config.yaml").write_text(yaml.safe_dump(settings))
