@@ -1,12 +1,20 @@
-"""Update rules that the anchored path can follow, over (M, p) displacements of many subsets."""
+"""Update rules that the anchored path can follow, over (M, p) displacements of many subsets.
+
+A step is a handful of elementwise operations. They run over blocks of columns that stay in a core's cache: over whole
+arrays each of them would wait for main memory.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+# Entries of a block of one array; a GPU takes whole arrays.
+_BLOCK = {"cpu": 1 << 16}
 
 
 @dataclass
@@ -23,11 +31,16 @@ class PathOptimizer(Protocol):
         """Fresh moments for displacements (M, p)."""
         ...
 
-    def step(self, w: Tensor, weights: Tensor, gradient: Tensor, noise: Tensor, moments: Moments, part: slice) -> None:
+    def feed(self, gradient: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """What steps take until the examples are looked at again: the gradient (M, p), clipped at its expected length,
+        and its expected square; `noise` (M, p) is the variance of a minibatch's gradient."""
+        ...
+
+    def step(self, w: Tensor, weights: Tensor, gradient: Tensor, square: Tensor, moments: Moments, part: slice) -> None:
         """One step of the subsets `part`, in place.
 
-        w, gradient : theirs. noise : theirs, the variance of a minibatch's gradient. weights : theirs of the base
-        model, which the decay pulls to zero. moments : of all subsets.
+        w, gradient, square : theirs, the last two as ``feed`` gives them. weights : theirs of the base model, which the
+        decay pulls to zero. moments : of all subsets.
         """
         ...
 
@@ -36,6 +49,12 @@ def clipping(gradient: Tensor, noise: Tensor, limit: float) -> Tensor:
     """(M, 1) factor by which clipping to a global norm shortens a minibatch's gradient, at its expected length."""
     length = (gradient.square().sum(dim=1) + noise.sum(dim=1)).sqrt()
     return (limit / length.clamp(min=1e-30)).clamp(max=1)[:, None] if limit else torch.ones_like(length)[:, None]
+
+
+def _blocks(w: Tensor) -> Iterator[slice]:
+    columns = max(64, _BLOCK.get(w.device.type, w.numel()) // max(1, len(w)))
+    for start in range(0, w.shape[1], columns):
+        yield slice(start, start + columns)
 
 
 @dataclass(frozen=True)
@@ -51,17 +70,22 @@ class AdamW:
     def start(self, w: Tensor) -> Moments:
         return Moments(torch.zeros_like(w), torch.zeros_like(w), torch.zeros(len(w), device=w.device))
 
-    def step(self, w: Tensor, weights: Tensor, gradient: Tensor, noise: Tensor, moments: Moments, part: slice) -> None:
+    def feed(self, gradient: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         factor = clipping(gradient, noise, self.clip)
-        first, second, steps = moments.first[part], moments.second[part], moments.steps[part]
+        return gradient * factor, gradient.square().add_(noise).mul_(factor**2)
+
+    def step(self, w: Tensor, weights: Tensor, gradient: Tensor, square: Tensor, moments: Moments, part: slice) -> None:
+        steps = moments.steps[part]
         steps += 1
-        first.mul_(self.betas[0]).add_(gradient * factor, alpha=1 - self.betas[0])
-        second.mul_(self.betas[1]).add_((gradient.square() + noise).mul_(factor**2), alpha=1 - self.betas[1])
-        corrections = [(1 - beta**steps)[:, None] for beta in self.betas]
-        update = (first / corrections[0]).div_((second / corrections[1]).sqrt_().add_(self.epsilon))
-        w.mul_(1 - self.learning_rate * self.weight_decay)
-        w.sub_(self.learning_rate * self.weight_decay * weights)
-        w.sub_(update, alpha=self.learning_rate)
+        one, two = ((1 - beta**steps)[:, None].to(w.dtype) for beta in self.betas)
+        root, decay = two.rsqrt(), self.learning_rate * self.weight_decay
+        for columns in _blocks(w):
+            first = moments.first[part, columns].lerp_(gradient[:, columns], 1 - self.betas[0])
+            second = moments.second[part, columns].lerp_(square[:, columns], 1 - self.betas[1])
+            denominator = second.sqrt().mul_(root).add_(self.epsilon).mul_(one)
+            moved = w[:, columns]
+            moved.mul_(1 - decay).sub_(weights[:, columns], alpha=decay)
+            moved.addcdiv_(first, denominator, value=-self.learning_rate)
 
 
 @dataclass(frozen=True)
@@ -76,9 +100,13 @@ class SGD:
     def start(self, w: Tensor) -> Moments:
         return Moments(torch.zeros_like(w), w.new_zeros(0), torch.zeros(len(w), device=w.device))
 
-    def step(self, w: Tensor, weights: Tensor, gradient: Tensor, noise: Tensor, moments: Moments, part: slice) -> None:
+    def feed(self, gradient: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient * clipping(gradient, noise, self.clip), gradient.new_zeros(len(gradient), 0)
+
+    def step(self, w: Tensor, weights: Tensor, gradient: Tensor, square: Tensor, moments: Moments, part: slice) -> None:
         moments.steps[part] += 1
-        velocity = moments.first[part]
-        decayed = (weights + w).mul_(self.weight_decay)
-        velocity.mul_(self.momentum).add_(gradient * clipping(gradient, noise, self.clip)).add_(decayed)
-        w.sub_(velocity, alpha=self.learning_rate)
+        for columns in _blocks(w):
+            moved, velocity = w[:, columns], moments.first[part, columns]
+            velocity.mul_(self.momentum).add_(gradient[:, columns])
+            velocity.add_(weights[:, columns] + moved, alpha=self.weight_decay)
+            moved.sub_(velocity, alpha=self.learning_rate)

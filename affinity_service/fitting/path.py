@@ -143,7 +143,8 @@ class _State:
         self.noise = batch_variance(anchor, self.share, sizes, ordered)
         self.w = torch.zeros(count, len(anchor.weights), device=device)
         self.moments = paths.optimizer.start(self.w)
-        self.gradient = torch.zeros_like(self.w)
+        # As the optimizer takes them, since the last look at the examples.
+        self.gradient, self.square = paths.optimizer.feed(torch.zeros_like(self.w), self.noise)
         # Steps until the next look at the examples, and the coordinates at the last.
         self.left = [0] * count
         self.stride = [1] * count
@@ -159,7 +160,7 @@ class _State:
                 self._look(due)
             part = slice(0, active)
             self.paths.optimizer.step(
-                self.w[part], self.weights[part], self.gradient[part], self.noise[part], self.moments, part
+                self.w[part], self.weights[part], self.gradient[part], self.square[part], self.moments, part
             )
             for i in range(active):
                 self.left[i] -= 1
@@ -186,10 +187,11 @@ class _State:
             assert root is not None
             moved.index_add_(0, own, (change[own] @ root.T).square().sum(dim=1) * share)
         gradient = (self.mean[index] + self.anchor.gradient(total)).mul_(self.reached[index])
+        fed = self.paths.optimizer.feed(gradient, self.noise if everyone else self.noise[index])
         if everyone:
-            self.gradient, self.seen = gradient, c
+            (self.gradient, self.square), self.seen = fed, c
         else:
-            self.gradient[index], self.seen[index] = gradient, c
+            self.gradient[index], self.square[index], self.seen[index] = *fed, c
         for i, square in zip(due, moved.tolist(), strict=True):
             per_step = square**0.5 / self.stride[i]
             # The first look has nothing to compare with: one step, then the next look.

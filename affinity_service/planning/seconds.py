@@ -56,7 +56,7 @@ REDUCTION_RATE = 0.6
 # At so many dimensions the fits reach half the rate of a large product (measured: 0.2 to 0.3 of it at 400, 0.4 at 949).
 FIT_HALF_RATE = 1000
 # Of the path: elementwise operations per weight and optimizer step, and the rate of its products.
-PATH_ELEMENTS = 12
+PATH_ELEMENTS = 14
 PATH_RATE = 0.6
 # Operations that the FLOP counter watches cost more, in tiny operations.
 COUNTED = 120
