@@ -20,6 +20,8 @@ from affinity_service.errors import UserError
 from affinity_service.gradients.anchor import read_anchor
 from affinity_service.gradients.store import FeatureStore
 from affinity_service.grouping import Grouping, centre_rows, cluster
+from affinity_service.grouping.direct import descend
+from affinity_service.grouping.partition import density
 from affinity_service.reporter import LogReporter, Reporter
 from affinity_service.stages import finished_stages
 from affinity_service.tables import read_table
@@ -187,14 +189,21 @@ class Study:
     ) -> TaskGroups:
         """Cluster the affinities, centred as in ``centre_rows``, into exactly k groups; nothing is written.
 
+        ``direct`` goes on from the clusters of ``sdp`` by the predicted losses of the groups themselves.
+
         Raises
         ------
         UserError
             k is out of range or the method unknown.
         """
-        grouping: Grouping = cluster(centre_rows(self.affinity.affinity, centre), k, method, seed=seed)
-        names = [[self.tasks[task] for task in group] for group in grouping.groups]
-        return TaskGroups(names, grouping.objective, grouping.bound, grouping.method, grouping.k)
+        centred = centre_rows(self.affinity.affinity, centre)
+        grouping: Grouping = cluster(centred, k, "sdp" if method == "direct" else method, seed=seed)
+        groups, objective = grouping.groups, grouping.objective
+        if method == "direct":
+            groups = descend(lambda subsets: self._estimator.estimate(subsets).losses, groups).groups
+            objective = density(centred, groups)
+        names = [[self.tasks[task] for task in group] for group in groups]
+        return TaskGroups(names, objective, grouping.bound, method, grouping.k)
 
     @property
     def report_path(self) -> str:

@@ -40,7 +40,7 @@ def features_of(
     batch = config.gradients.batch_rows
     sums = {split: gradient_sums(gradients, space, suite, *suite.pairs(split), batch) for split in (TRAIN, VALIDATION)}
     moments = constant_moments(model) if moments is None else moments
-    anchor = build_anchor(config.gradients, gradients, space, suite, moments, [sums])
+    anchor = build_anchor(config.gradients, gradients, space, suite, moments, lambda: [sums])
     reduce = build_reduction(config.gradients, space, anchor["scale"], anchor.get("basis"))
 
     def rows(split: int) -> FeatureRows:

@@ -6,6 +6,7 @@ means), made once by one actor; the features.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from affinity_service.gradients.energy import captured_energy, total_energy
 from affinity_service.gradients.features import compute_features
 from affinity_service.gradients.per_example import PerExampleGradients
 from affinity_service.gradients.reductions import build_reduction
-from affinity_service.gradients.statistics import gradient_sums
+from affinity_service.gradients.statistics import GradientSums, gradient_sums
 from affinity_service.gradients.store import LAYOUT, pair_rows, shard_facts, shard_name, write_shard
 from affinity_service.gradients.sums_file import SUMS, read_sums, sums_name, write_sums
 from affinity_service.gradients.weight_space import WeightSpace
@@ -86,13 +87,19 @@ class GradientActor:
         """Metric, means and basis, written once: features of different bases must never mix."""
         self._load(suite)
         settings = self.config.gradients
-        pieces, costs = zip(*(read_sums(self.folder, shard) for shard in range(shards)), strict=True)
+        costs: dict[int, float] = {}
+
+        def pieces() -> Iterator[dict[int, GradientSums]]:
+            for shard in range(shards):
+                sums, costs[shard] = read_sums(self.folder, shard)
+                yield sums
+
         moments = None
         if settings.metric == "optimizer":
             moments = load_safetensors(self.folder.read_bytes("base_model/second_moments.safetensors"))
         with flop_counter() as counter:
             tensors = build_anchor(settings, self.gradients, self.space, suite, moments, pieces)
-        write_anchor(self.folder, tensors, sum(costs) + counter.get_total_flops())
+        write_anchor(self.folder, tensors, sum(costs.values()) + counter.get_total_flops())
 
     def compute(self, suite: Suite, shard: int) -> None:
         """The features of one shard."""

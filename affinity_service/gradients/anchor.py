@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from safetensors.torch import load as load_safetensors
@@ -26,7 +26,7 @@ def build_anchor(
     space: WeightSpace,
     suite: Suite,
     moments: Mapping[str, Tensor] | None,
-    pieces: Sequence[Mapping[int, GradientSums]],
+    pieces: Callable[[], Iterable[Mapping[int, GradientSums]]],
 ) -> dict[str, Tensor]:
     """Tensors by name, on the CPU: weights, scale (p,); mean, validation_mean, square (T, p); basis (p, d) of the
     `subspace` reduction.
@@ -35,10 +35,14 @@ def build_anchor(
     ----------
     gradients : of the base model.
     moments : the optimizer's second moments by parameter name, for the metric `optimizer`.
-    pieces : sums of the loss gradients by split, together over all rows.
+    pieces : gives sums of the loss gradients by split, one piece of the rows after the other; asked once per split, so
+        that they need not lie in memory together.
     """
-    training, validation = ([piece[code] for piece in pieces if code in piece] for code in (TRAIN, VALIDATION))
-    statistics = combine(training, validation, len(suite.tasks))
+
+    def of(split: int) -> Iterator[GradientSums]:
+        return (piece[split] for piece in pieces() if split in piece)
+
+    statistics = combine(of(TRAIN), of(VALIDATION), len(suite.tasks))
     scale = torch.ones(space.size)
     if settings.metric == "optimizer":
         assert moments is not None, "the optimizer's metric needs its moments"

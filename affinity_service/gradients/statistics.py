@@ -5,7 +5,7 @@ From the factors of the gradients: no per-example gradient is formed for a linea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,16 +105,17 @@ class GradientStatistics:
         return {name: getattr(self, name).contiguous() for name in type(self).__dataclass_fields__}
 
 
-def combine(training: Sequence[GradientSums], validation: Sequence[GradientSums], tasks: int) -> GradientStatistics:
+def combine(training: Iterable[GradientSums], validation: Iterable[GradientSums], tasks: int) -> GradientStatistics:
     """Means from the sums of all pieces, added in the order given, so that they do not depend on who made them."""
     mean, square = _means(training, tasks)
     return GradientStatistics(mean, _means(validation, tasks)[0], square)
 
 
-def _means(pieces: Sequence[GradientSums], tasks: int) -> tuple[Tensor, Tensor]:
-    size = pieces[0].first.shape[1]
-    rows, first, second = np.zeros(tasks), np.zeros((tasks, size)), np.zeros((tasks, size))
+def _means(pieces: Iterable[GradientSums], tasks: int) -> tuple[Tensor, Tensor]:
+    rows, first, second = np.zeros(tasks), np.zeros((tasks, 0)), np.zeros((tasks, 0))
     for piece in pieces:
+        if not first.size:
+            first, second = (np.zeros((tasks, piece.first.shape[1])) for _ in range(2))
         rows[piece.tasks] += piece.rows
         first[piece.tasks] += piece.first
         second[piece.tasks] += piece.second

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 Predict = Callable[[list[tuple[int, ...]]], Sequence[NDArray[np.float64]]]
 # An improvement smaller than this is rounding.
 _LEAST = 1e-9
+# Groups whose losses are predicted, at most: some minutes of estimates.
+MOST = 5000
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,10 @@ class DirectGroups:
     evaluated: int
 
 
-def descend(predict: Predict, start: Sequence[Sequence[int]], rounds: int = 100) -> DirectGroups:
+def descend(predict: Predict, start: Sequence[Sequence[int]], most: int = MOST) -> DirectGroups:
     """Local descent on the mean predicted loss over all tasks: the best move of one task into another group, or the
-    best swap of two, until none helps. The number of groups stays.
+    best swap of two, until none helps or the next look would ask for more than `most` groups in all. The number of
+    groups stays.
 
     Parameters
     ----------
@@ -44,10 +47,12 @@ def descend(predict: Predict, start: Sequence[Sequence[int]], rounds: int = 100)
     total(groups)
     tasks = sum(len(group) for group in groups)
     first = sum(known[group] for group in groups)
-    for _ in range(rounds):
+    while True:
         # Moves first: they are few, and swaps are tried only where no move helps.
         change = None
         for candidates in (_moves(groups), _swaps(groups)):
+            if len({group for _, pair in candidates for group in pair} - set(known)) + len(known) > most:
+                break
             total([group for _, pair in candidates for group in pair])
             gains = [
                 sum(known[groups[i]] for i in places) - sum(known[group] for group in pair)

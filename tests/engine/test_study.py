@@ -97,6 +97,9 @@ def test_predictions_are_those_of_the_design(estimated):
         study.predict(["up", "up"])
     with pytest.raises(UserError, match=r"k.* 9"):
         study.group(k=9)
+    direct = study.group(k=2, method="direct")
+    assert sorted(task for group in direct.tasks for task in group) == sorted(study.tasks)
+    assert direct.objective <= direct.bound + 1e-9
 
 
 def test_the_number_of_gradient_and_fit_workers_does_not_change_the_matrix(estimated, tmp_path):

@@ -57,3 +57,12 @@ def test_an_optimum_is_left_alone_and_one_group_has_no_moves():
     assert sorted(map(sorted, descend(predict, best).groups)) == sorted(map(list, map(sorted, best)))
     assert descend(predict, [[0, 1, 2, 3]]).evaluated == 1
     assert descend(predict, [[0], [1], [2], [3]]).groups == [[0], [1], [2], [3]]
+
+
+def test_no_more_groups_are_asked_for_than_allowed():
+    predict = higher_order(6, 1)
+    start = [[0, 3], [1, 4], [2, 5]]
+    stopped = descend(predict, start, most=10)
+    assert stopped.groups == start
+    assert stopped.evaluated == 3
+    assert descend(predict, start, most=60).evaluated <= 60
