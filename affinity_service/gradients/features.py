@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from affinity_service.errors import UserError
-from affinity_service.gradients.margins import targets
+from affinity_service.gradients.batches import diverged, pair_batches
 from affinity_service.gradients.per_example import PerExampleGradients
 from affinity_service.gradients.reductions import Reduction
 from affinity_service.tasks.suite import Suite
@@ -39,23 +38,14 @@ def compute_features(
     UserError
         A margin or gradient is not finite: the base model diverged.
     """
-    device = next(gradients.model.parameters()).device
     margins, features, goals = [], [], []
-    for start in range(0, len(example), batch_rows):
-        rows = example[start : start + batch_rows]
-        inputs = torch.as_tensor(suite.inputs[rows], device=device)
-        tasks = torch.as_tensor(task[start : start + batch_rows], device=device).long()
-        labels = torch.as_tensor(suite.labels[rows, task[start : start + batch_rows]], device=device)
-        margin, blocks = gradients(inputs, tasks, labels)
-        reduced = reduction(blocks, len(rows))
-        finite = margin.isfinite() & reduced.isfinite().all(dim=1)
+    for batch in pair_batches(gradients, suite, example, task, batch_rows):
+        reduced = reduction(batch.blocks, len(batch.task))
+        finite = batch.margins.isfinite() & reduced.isfinite().all(dim=1)
         if not finite.all():
             bad = int((~finite).nonzero()[0])
-            raise UserError(
-                f"gradient of task `{suite.tasks[int(tasks[bad])].name}` at example {int(rows[bad])} is not finite: "
-                "the base model diverged; lower base.learning_rate or set base.gradient_clipping"
-            )
-        margins.append(margin.cpu())
+            raise diverged(suite, int(batch.task[bad]), f"at example {int(example[batch.start + bad])}")
+        margins.append(batch.margins.cpu())
         features.append(reduced.cpu())
-        goals.append(targets(tasks, labels, suite.tasks).cpu())
+        goals.append(batch.target.cpu())
     return Features(*(torch.cat(parts).numpy() for parts in (margins, goals, features)))

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from affinity_service.gradients.margins import targets
+from affinity_service.gradients.batches import diverged, pair_batches
 from affinity_service.gradients.per_example import GradientBlock, PerExampleGradients
 from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.tasks.suite import Suite
@@ -52,29 +52,34 @@ def gradient_sums(
     task: NDArray[np.int32],
     batch_rows: int,
 ) -> GradientSums:
-    """Sums over the pairs (example[i], task[i]), on the model's device in float32, across batches in float64."""
+    """Sums over the pairs (example[i], task[i]), on the model's device in float32, across batches in float64.
+
+    Raises
+    ------
+    UserError
+        A gradient is not finite: the base model diverged.
+    """
     device = next(gradients.model.parameters()).device
     present = np.unique(task)
     place = torch.zeros(len(suite.tasks), dtype=torch.long)
     place[torch.as_tensor(present, dtype=torch.long)] = torch.arange(len(present))
     place = place.to(device)
     first, second = (torch.zeros(len(present), space.size, dtype=torch.float64, device=device) for _ in range(2))
-    for start in range(0, len(example), batch_rows):
-        rows = example[start : start + batch_rows]
-        tasks = torch.as_tensor(task[start : start + batch_rows], device=device).long()
-        labels = torch.as_tensor(suite.labels[rows, task[start : start + batch_rows]], device=device)
-        margins, blocks = gradients(torch.as_tensor(suite.inputs[rows], device=device), tasks, labels)
-        slopes = loss_slopes(margins, targets(tasks, labels, suite.tasks), tasks, suite).float()
-        for block in blocks:
+    for batch in pair_batches(gradients, suite, example, task, batch_rows):
+        slopes = loss_slopes(batch.margins, batch.target, batch.task, suite).float()
+        for block in batch.blocks:
             if block.name not in space.slices:
                 continue
-            own = tasks if block.rows is None else tasks[block.rows]
+            own = batch.task if block.rows is None else batch.task[block.rows]
             slope = slopes if block.rows is None else slopes[block.rows]
             columns = space.slices[block.name]
             for one in own.unique().tolist():
                 chosen = own == one
                 first[place[one], columns] += _product(block, slope, chosen, 1)
                 second[place[one], columns] += _product(block, slope, chosen, 2)
+    finite = (first.isfinite() & second.isfinite()).all(dim=1)
+    if not finite.all():
+        raise diverged(suite, int(present[int((~finite).nonzero()[0])]), "at some example")
     counts = np.array([(task == one).sum() for one in present])
     return GradientSums(present.astype(np.int64), counts, first.cpu().numpy(), second.cpu().numpy())
 

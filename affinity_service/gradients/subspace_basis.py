@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from affinity_service.gradients.batches import pair_batches
 from affinity_service.gradients.per_example import GradientBlock, PerExampleGradients
 from affinity_service.gradients.projection import chunks, project
 from affinity_service.gradients.statistics import GradientStatistics
@@ -78,14 +79,9 @@ class LandmarkGradients:
         return out.mul_(self.scale[:, None])
 
     def _blocks(self) -> Iterator[tuple[Tensor, GradientBlock]]:
-        device = self.scale.device
-        for start in range(0, len(self), self.batch_rows):
-            example, task = (part[start : start + self.batch_rows] for part in (self.example, self.task))
-            inputs = torch.as_tensor(self.suite.inputs[example], device=device)
-            labels = torch.as_tensor(self.suite.labels[example, task], device=device)
-            _, blocks = self.gradients(inputs, torch.as_tensor(task, device=device).long(), labels)
-            every = torch.arange(start, start + len(example), device=device)
-            for block in blocks:
+        for batch in pair_batches(self.gradients, self.suite, self.example, self.task, self.batch_rows):
+            every = torch.arange(batch.start, batch.start + len(batch.task), device=self.scale.device)
+            for block in batch.blocks:
                 if block.name in self.space.slices:
                     yield (every if block.rows is None else every[block.rows]), block
 

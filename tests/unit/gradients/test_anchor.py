@@ -153,3 +153,11 @@ def test_a_regression_slope_is_the_residual():
     margins, target, task = torch.tensor([2.0, 2.0]), torch.tensor([0.5, 1.0]), torch.tensor([3, 0])
     slopes = loss_slopes(margins, target, task, SUITE)
     torch.testing.assert_close(slopes, torch.tensor([1.5, torch.sigmoid(torch.tensor(2.0)) - 1]))
+
+
+def test_a_diverged_model_is_named_before_its_basis_is_sought():
+    model = model_of(config(), SUITE)
+    with torch.no_grad():
+        model.heads.weight_1.fill_(torch.nan)
+    with pytest.raises(UserError, match=r"gradient of task `\w+` .*not finite: the base model diverged"):
+        features_of(config(), SUITE, model)
