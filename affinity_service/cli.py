@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 import sys
 from collections.abc import Callable
@@ -12,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from affinity_service.cli_output import VERBATIM, err, out, print_fidelity, print_groups, print_job, print_json, right
 from affinity_service.errors import UserError
 
 app = typer.Typer(
@@ -29,9 +27,6 @@ importing = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Foreign formats into the suite's Parquet form."
 )
 app.add_typer(importing, name="import")
-out, err = Console(), Console(stderr=True)
-# Names from the user's data are neither markup nor emoji, and a path must not be broken into lines.
-VERBATIM: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML config; ray_jobs/configs holds ready ones.")]
 StudyPath = Annotated[str, typer.Argument(help="Study folder, or a URI such as s3://bucket/study.")]
@@ -67,9 +62,9 @@ def run(
     finished = until == "report"
     if as_json:
         result = {"groups": opened.groups, "report": opened.report_path} if finished else {}
-        _print_json({"study": opened.folder.root, **result})
+        print_json({"study": opened.folder.root, **result})
     elif finished:
-        _print_groups(opened.groups, opened.folder.read_json("groups.json"))
+        print_groups(opened.groups, opened.folder.read_json("groups.json"))
         out.print(f"\nReport: {opened.report_path}", **VERBATIM)
     else:
         out.print(f"Study: {opened.folder.root}, up to {until}", **VERBATIM)
@@ -92,7 +87,7 @@ def plan(
         settings, load_suite(settings.data), StudyFolder.at(study or Path("studies", settings.name))
     )
     if as_json:
-        _print_json(expected.to_dict())
+        print_json(expected.to_dict())
     else:
         out.print(plan_table(expected))
         out.print(assumptions(expected), markup=False, highlight=False)
@@ -107,9 +102,9 @@ def predict(
     """Predict each task's loss if a model were trained with exactly these tasks."""
     table = _open(study).predict([name.strip() for name in tasks.split(",") if name.strip()])
     if as_json:
-        _print_json(table.to_dict("records"))
+        print_json(table.to_dict("records"))
         return
-    view = Table("task", *(_right(x) for x in ("predicted loss", "± standard error", "predicted alone", "gain")))
+    view = Table("task", *(right(x) for x in ("predicted loss", "± standard error", "predicted alone", "gain")))
     for row in table.itertuples():
         numbers = (row.predicted_loss, row.standard_error, row.alone, row.alone - row.predicted_loss)
         view.add_row(Text(str(row.task)), *(f"{value:.4f}" for value in numbers))
@@ -134,7 +129,7 @@ def group(
     config = Config.parse(content, origin="options")
     opened = _run(config, opened.folder.root, None, True, "groups")
     stored = opened.folder.read_json("groups.json")
-    _print_json(stored) if as_json else _print_groups(stored["groups"], stored)
+    print_json(stored) if as_json else print_groups(stored["groups"], stored)
 
 
 @app.command("train-groups")
@@ -148,7 +143,7 @@ def train_groups(study: StudyPath, address: Address = None, as_json: AsJson = Fa
     results = read_table(opened.folder, "group_models/results.parquet").to_pandas()
     found = gains(results, opened.tasks)
     if as_json:
-        _print_json({name: {"gain": mean, "interval": half} for name, (mean, half) in found.items()})
+        print_json({name: {"gain": mean, "interval": half} for name, (mean, half) in found.items()})
         return
     for baseline, (mean, half) in found.items():
         out.print(f"test loss, groups against {baseline}: gain {mean:+.4f} ± {half:.4f}", highlight=False)
@@ -177,9 +172,9 @@ def validate(
 
     write_report(opened.folder)
     if as_json:
-        _print_json(fidelity)
+        print_json(fidelity)
     else:
-        _print_fidelity(fidelity)
+        print_fidelity(fidelity)
         out.print(f"\nReport: {opened.report_path}", **VERBATIM)
 
 
@@ -275,7 +270,7 @@ def submit(
         out.print(f"Job {job.id} works on the study {job.study}", **VERBATIM)
         out.print(f"affinity logs {job.id} --address {address} --follow", **VERBATIM)
     elif not follow:
-        _print_json({"id": job.id, "study": job.study})
+        print_json({"id": job.id, "study": job.study})
     if follow:
         _follow(jobs, job.id, as_json)
 
@@ -283,7 +278,7 @@ def submit(
 @app.command()
 def status(job: JobId, address: Dashboard, as_json: AsJson = False) -> None:
     """How a job goes."""
-    _print_job(_jobs(address).state(job), as_json)
+    print_job(_jobs(address).state(job), as_json)
 
 
 @app.command()
@@ -299,7 +294,7 @@ def logs(job: JobId, address: Dashboard, follow: Follow = False) -> None:
 @app.command()
 def cancel(job: JobId, address: Dashboard, as_json: AsJson = False) -> None:
     """Stop a job; its study keeps what is finished and can be run again."""
-    _print_job(_jobs(address).cancel(job), as_json)
+    print_job(_jobs(address).cancel(job), as_json)
 
 
 def main() -> None:
@@ -380,60 +375,6 @@ def _follow(jobs: Any, job: str, as_json: bool) -> None:
     except KeyboardInterrupt:
         err.print(f"job {job} goes on; `affinity cancel {job} --address {jobs.address}` stops it", **VERBATIM)
         raise typer.Exit(1) from None
-    _print_job(state, as_json)
+    print_job(state, as_json)
     if not state.succeeded:
         raise typer.Exit(1)
-
-
-def _print_job(state: Any, as_json: bool) -> None:
-    if as_json:
-        _print_json(state.to_json())
-    else:
-        # After a failure Ray's message goes on with the end of the log.
-        out.print(f"{state.id}: {state.status}. {state.message.partition(chr(10))[0]}", **VERBATIM)
-
-
-def _print_json(content: Any) -> None:
-    print(json.dumps(_finite(content), indent=2, allow_nan=False))
-
-
-def _finite(content: Any) -> Any:
-    """JSON knows neither NaN nor infinity: null stands for them."""
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
-def _print_fidelity(fidelity: dict[str, Any]) -> None:
-    from affinity_service.evaluation.fidelity_table import rows_of, title_of
-
-    for truth, estimators in fidelity.items():
-        if not isinstance(estimators, dict):
-            continue
-        columns = ("estimator", *(_right(x) for x in ("centred r", "95%", "regret", "Spearman", "distance", "skill")))
-        view = Table(*columns, title=title_of(truth, fidelity), title_justify="left")
-        for row in rows_of(estimators):
-            view.add_row(*row)
-        out.print(view)
-    out.print(
-        "centred r: does it know which partners help (1 is perfect; the ceiling is the truth of other seeds). regret: "
-        "loss given away by choosing partners with it. distance and skill flatter: most of both is how hard a task is. "
-        "base model: its own losses for every subset. task means: each task's true mean, blind to partners."
-    )
-
-
-def _print_groups(groups: list[list[str]], stored: dict[str, Any]) -> None:
-    view = Table("group", "tasks", title=f"{len(groups)} groups by {stored['method']}", title_justify="left")
-    for index, names in enumerate(groups):
-        view.add_row(str(index), Text(", ".join(names)))
-    out.print(view)
-    bound = "" if stored["bound"] is None else f", at most {stored['bound']:.4f} possible"
-    out.print(f"objective {stored['objective']:.4f}{bound}", highlight=False)
-
-
-def _right(title: str) -> Any:
-    from rich.table import Column
-
-    return Column(title, justify="right")

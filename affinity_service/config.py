@@ -6,7 +6,6 @@ the fingerprints: changing it does not run a finished stage again.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from affinity_service.config_text import UniqueKeys, explain
 from affinity_service.errors import UserError
 
 
@@ -355,7 +355,7 @@ class Config(StageConfig):
     def from_yaml(cls, text: str, origin: str = "config", name: str | None = None) -> Config:
         """Parse YAML text; `name` is taken where the text has none."""
         try:
-            content = yaml.load(text, _UniqueKeys)
+            content = yaml.load(text, UniqueKeys)
         except yaml.YAMLError as error:
             raise UserError(f"{origin}: not valid YAML: {error}") from error
         if not isinstance(content, Mapping):
@@ -368,70 +368,7 @@ class Config(StageConfig):
         try:
             return cls.model_validate({**({"name": name} if name else {}), **content})
         except ValidationError as error:
-            raise UserError(explain(error, origin)) from error
+            raise UserError(explain(error, origin, cls)) from error
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML forbids a key twice in one mapping; PyYAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    "while reading a mapping", node.start_mark, f"found `{key}` a second time", key_node.start_mark
-                )
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def explain(error: ValidationError, origin: str) -> str:
-    """One line per mistake: the dotted key, what was found, what is expected, the nearest right key."""
-    lines = []
-    for item in error.errors():
-        location = [str(part) for part in item["loc"]]
-        key = ".".join(location) or "(top level)"
-        if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(location[-1].strip().lower(), _known_keys(item["loc"]), n=1, cutoff=0.5)
-            hint = f"; did you mean `{near[0]}`?" if near else ""
-            lines.append(f"`{key}` is not a known key{hint}")
-        elif item["type"] == "missing":
-            lines.append(f"`{key}` is missing")
-        elif item["type"] in ("union_tag_not_found", "union_tag_invalid"):
-            tag = item["ctx"]["discriminator"].strip("'")
-            missing = item["type"] == "union_tag_not_found"
-            lines.append(f"`{key}.{tag}`" + (" is missing" if missing else f": {item['msg']}"))
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            found = repr(item.get("input"))
-            found = found if len(found) <= 80 else found[:77] + "..."
-            # A rule over several keys names them itself; its input is the whole section.
-            over_section = item["type"] == "value_error" and isinstance(item.get("input"), Mapping)
-            lines.append((f"`{key}`: " if location else "") + message + ("" if over_section else f" (found {found})"))
-    return f"{origin}: " + "; ".join(lines)
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    """Keys allowed where `location` points, walking the models; union tags are names of sources."""
-    models: list[type[BaseModel]] = [Config]
-    for part in location[:-1]:
-        following: list[type[BaseModel]] = []
-        for model in models:
-            field = model.model_fields.get(str(part))
-            if field is not None:
-                following += _models_in(field.annotation)
-        # A discriminated union adds its tag to the location; it selects among the models at hand.
-        tagged = [m for m in models if "source" in m.model_fields and m.model_fields["source"].default == part]
-        models = following or tagged or models
-    return sorted({key for model in models for key in model.model_fields})
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]

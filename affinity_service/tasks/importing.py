@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from affinity_service.artifacts import StudyFolder
-from affinity_service.config import ArffSource, CsvSource, TableSource, explain
+from affinity_service.config import ArffSource, CsvSource, TableSource
+from affinity_service.config_text import explain
 from affinity_service.errors import UserError
 from affinity_service.tasks.arff import arff_table, with_labels
 from affinity_service.tasks.checks import check_finite_inputs, check_labels, check_shapes
@@ -114,7 +115,7 @@ def _source(kind: type[SourceT], path: str, options: dict[str, Any]) -> SourceT:
     try:
         return kind.model_validate({"path": path, **given})
     except ValidationError as error:
-        raise UserError(explain(error, f"import {path}")) from error
+        raise UserError(explain(error, f"import {path}", kind)) from error
 
 
 def _place(out: str) -> tuple[StudyFolder, str]:

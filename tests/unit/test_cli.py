@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from affinity_service import cli
+from affinity_service import cli, cli_output
 from affinity_service.reporter import RichReporter
 
 NAME = "b[/b] [red]x[/] :smile:"
@@ -16,12 +16,13 @@ NAME = "b[/b] [red]x[/] :smile:"
 @pytest.fixture
 def printed(monkeypatch):
     stream = StringIO()
-    monkeypatch.setattr(cli, "out", Console(file=stream, width=200))
+    for module in (cli, cli_output):
+        monkeypatch.setattr(module, "out", Console(file=stream, width=200))
     return stream
 
 
 def test_names_of_groups_are_no_markup(printed):
-    cli._print_groups([["a", NAME]], {"method": "sdp", "objective": 1.0, "bound": None})
+    cli_output.print_groups([["a", NAME]], {"method": "sdp", "objective": 1.0, "bound": None})
     assert f"a, {NAME}" in printed.getvalue()
 
 
@@ -39,7 +40,7 @@ def test_warnings_are_no_markup():
 
 
 def test_json_has_null_for_what_is_no_finite_number(capsys):
-    cli._print_json({"a": [1.5, float("nan"), (np.float64("inf"), 2)], "b": {"c": float("-inf"), "d": "NaN"}})
+    cli_output.print_json({"a": [1.5, float("nan"), (np.float64("inf"), 2)], "b": {"c": float("-inf"), "d": "NaN"}})
     text = capsys.readouterr().out
     assert json.loads(text) == {"a": [1.5, None, [None, 2]], "b": {"c": None, "d": "NaN"}}
     assert text.count("NaN") == 1

@@ -1,0 +1,67 @@
+"""What the command line prints: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+out, err = Console(), Console(stderr=True)
+# Names from the user's data are neither markup nor emoji, and a path must not be broken into lines.
+VERBATIM: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
+
+
+def print_job(state: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(state.to_json())
+    else:
+        # After a failure Ray's message goes on with the end of the log.
+        out.print(f"{state.id}: {state.status}. {state.message.partition(chr(10))[0]}", **VERBATIM)
+
+
+def print_json(content: Any) -> None:
+    print(json.dumps(_finite(content), indent=2, allow_nan=False))
+
+
+def _finite(content: Any) -> Any:
+    """JSON knows neither NaN nor infinity: null stands for them."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def print_fidelity(fidelity: dict[str, Any]) -> None:
+    from affinity_service.evaluation.fidelity_table import rows_of, title_of
+
+    for truth, estimators in fidelity.items():
+        if not isinstance(estimators, dict):
+            continue
+        columns = ("estimator", *(right(x) for x in ("centred r", "95%", "regret", "Spearman", "distance", "skill")))
+        view = Table(*columns, title=title_of(truth, fidelity), title_justify="left")
+        for row in rows_of(estimators):
+            view.add_row(*row)
+        out.print(view)
+    out.print(
+        "centred r: does it know which partners help (1 is perfect; the ceiling is the truth of other seeds). regret: "
+        "loss given away by choosing partners with it. distance and skill flatter: most of both is how hard a task is. "
+        "base model: its own losses for every subset. task means: each task's true mean, blind to partners."
+    )
+
+
+def print_groups(groups: list[list[str]], stored: dict[str, Any]) -> None:
+    view = Table("group", "tasks", title=f"{len(groups)} groups by {stored['method']}", title_justify="left")
+    for index, names in enumerate(groups):
+        view.add_row(str(index), Text(", ".join(names)))
+    out.print(view)
+    bound = "" if stored["bound"] is None else f", at most {stored['bound']:.4f} possible"
+    out.print(f"objective {stored['objective']:.4f}{bound}", highlight=False)
+
+
+def right(title: str) -> Any:
+    return Column(title, justify="right")
