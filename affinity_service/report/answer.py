@@ -15,6 +15,8 @@ def answer(contents: Contents) -> dict[str, Any]:
     return {
         "tasks": len(contents.names),
         "subsets": contents.subsets,
+        "trained": contents.trained,
+        "probes": (contents.calibration or {}).get("probes", 0),
         "groups": contents.groups,
         "left_out": len((contents.suite or {}).get("left_out", [])),
         "comparisons": comparisons,

@@ -30,6 +30,7 @@ class Contents:
     subsets : how many subsets were estimated.
     results : one row per trained model and task, only while they belong to the present groups.
     superseded : trained group models exist, but of an earlier grouping.
+    trained : every subset was truly fine-tuned, instead of estimated.
     calibration : what the fits' probes said; None without probes.
     fidelity : `fidelity.json`, only while it is of the present fits.
     unfinished : stages that have begun and not ended: what comes after them may belong to an earlier run.
@@ -46,6 +47,7 @@ class Contents:
     superseded: bool
     timings: list[dict[str, Any]]
     unfinished: list[str]
+    trained: bool = False
     calibration: dict[str, Any] | None = None
     fidelity: dict[str, Any] | None = None
 
@@ -93,8 +95,9 @@ def read_contents(folder: StudyFolder) -> Contents:
     grouping = _json(folder, "groups.json")
     results = _results(folder)
     superseded = results is not None and grouping is not None and not _belongs(results, grouping["groups"])
+    config = Config.from_yaml(text, f"study {folder.root}")
     return Contents(
-        config=Config.from_yaml(text, f"study {folder.root}"),
+        config=config,
         config_text=text,
         suite=suite,
         history=_json(folder, "base_model/history.json"),
@@ -110,9 +113,16 @@ def read_contents(folder: StudyFolder) -> Contents:
             for name in folder.list("stages/", ".part.json")
             if (stage := name.removeprefix("stages/").removesuffix(".part.json")) != "report"
         ],
+        trained=_estimator(folder, config) == "trained",
         calibration=_json(folder, "fits/calibration.json"),
         fidelity=_fidelity(folder),
     )
+
+
+def _estimator(folder: StudyFolder, config: Config) -> str:
+    """The one named in the config, or that `auto` chose."""
+    chosen = _json(folder, "fits/estimator.json") if config.affinity.estimator == "auto" else None
+    return chosen["estimator"] if chosen else config.affinity.estimator
 
 
 def _fidelity(folder: StudyFolder) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ BASELINES = (JOINT, SINGLE, RANDOM)
 STAGES = {
     "base_model": "train one model on all tasks",
     "gradients": "gradients of every example's output",
-    "fits": "estimate every subset by a small fit",
+    "fits": "estimate where fine-tuning on every subset leads",
     "affinity": "average the estimates into the matrix",
     "validation": "train sampled subsets for real",
     "groups": "find the groups",

@@ -205,3 +205,12 @@ def test_probes_that_mislead_are_said_in_bold(study: WriteStudy) -> None:
     content = folder.read_json("fits/calibration.json")
     folder.write_json("fits/calibration.json", {**content, "residual": 0.02})
     assert "do not act on these affinities" in section(page_of(folder), "fidelity")
+
+
+def test_the_answer_says_whether_subsets_were_estimated_or_trained(study: WriteStudy) -> None:
+    folder = study()
+    assert "6 more were truly fine-tuned to check" in text_of(page_of(folder))
+    config = folder.read_bytes("config.yaml").decode().replace("estimator: linearized", "estimator: auto")
+    folder.write_bytes("config.yaml", config.encode())
+    folder.write_json("fits/estimator.json", {"estimator": "trained"})
+    assert "One base model was fine-tuned on each of" in text_of(page_of(folder))
