@@ -8,7 +8,7 @@ from affinity_service.evaluation.fine_tuning import FineTuner
 from affinity_service.evaluation.flops import pass_flops
 from affinity_service.gradients.store import pair_rows
 from affinity_service.models import build_model
-from affinity_service.planning.flops import POWER_ITERATIONS, runs_network
+from affinity_service.planning.flops import POWER_ITERATIONS, PROBE_SEEDS, runs_network
 from affinity_service.planning.workload import Subsets, Workload
 from affinity_service.tasks.suite import VALIDATION, Suite
 
@@ -33,6 +33,7 @@ def cost_ratios(config: Config, folder: StudyFolder, suite: Suite, seconds_per_t
     one = tuner.flops(tuple(range(min(len(suite.tasks), max(1, mean_size)))))
     landmarks = config.gradients.landmarks if config.gradients.reduction == "subspace" else 0
     rows = 2 * len(pair_rows(suite)[0]) + (2 * POWER_ITERATIONS + 2) * landmarks
+    probes = PROBE_SEEDS * config.fits.probes * one
     # Every subset's losses are those of the network itself, where it is small.
     evaluated = TRAININGS * passes.forward * len(suite.rows(VALIDATION)) if runs_network(config, work) else 0
     timings = {stage["name"]: stage for stage in folder.read_json("timings.json")["stages"]}
@@ -41,7 +42,8 @@ def cost_ratios(config: Config, folder: StudyFolder, suite: Suite, seconds_per_t
     seconds = timings["base_model"]["seconds"] + timings["gradients"]["seconds"] + scale * timings["fits"]["seconds"]
     workers = max(1, timings["fits"]["workers"])
     return {
-        "flops_ratio_model": (passes.training * rows + 3 * config.fits.probes * one + evaluated) / (TRAININGS * one),
+        "flops_ratio_model": (passes.training * rows + PROBE_SEEDS * config.fits.probes * one + evaluated)
+        / (TRAININGS * one),
         "flops_ratio_total": total / (TRAININGS * one),
         "seconds_ratio": seconds / (TRAININGS * seconds_per_training / workers),
     }

@@ -22,8 +22,8 @@ PATH_STRIDE = 4.5
 # Of gradients/subspace_basis.py; passes of QR and of changes of basis over its columns, measured on Yeast.
 MEANS_SHARE, OVERSAMPLING, POWER_ITERATIONS = 0.75, 20, 2
 BASIS_TURNS = 12
-# Of affinity/trained.py and affinity/build.py.
-TRAINED_SEEDS = 2
+# Of affinity/trained.py, engine/fits.py and affinity/build.py.
+TRAINED_SEEDS, PROBE_SEEDS = 2, 3
 SMALL_NETWORK = 2_000_000
 
 
@@ -87,7 +87,7 @@ def fit_flops(config: Config, work: Workload) -> float:
     one = path_flops(config, work) if config.solution == "path" else ridge_flops(config, work)
     if runs_network(config, work):
         one += subsets.count * forward_flops(work) * work.rows[VALIDATION]
-    return one + config.fits.probes * (fine_tuning_flops(config, work, 5) + one / subsets.count)
+    return one + config.fits.probes * (PROBE_SEEDS * fine_tuning_flops(config, work, 5) + one / subsets.count)
 
 
 def runs_network(config: Config, work: Workload) -> bool:

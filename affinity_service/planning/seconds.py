@@ -13,6 +13,7 @@ from affinity_service.planning.flops import (
     FIT_PASSES,
     PATH_STRIDE,
     POWER_ITERATIONS,
+    PROBE_SEEDS,
     TRAINED_SEEDS,
     backward_flops,
     base_model_flops,
@@ -111,7 +112,9 @@ def fit_seconds(config: Config, work: Workload, machine: Machine, workers: int) 
     every = one(config, work, machine, workers)
     probes = config.fits.probes
     if probes:
-        every += fine_tuning_seconds(config, work, machine, probes) + every * workers * probes / subsets.count
+        every += (
+            fine_tuning_seconds(config, work, machine, PROBE_SEEDS * probes) + every * workers * probes / subsets.count
+        )
     return FIT_START * machine.rates.interpreter * machine.rates.slowdown + every
 
 

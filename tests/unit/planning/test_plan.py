@@ -27,6 +27,25 @@ def test_the_rows_are_the_stages_of_the_driver(config, workload, machine):
     assert plan.STACKABLE_PARAMETERS == STACKABLE_PARAMETERS
 
 
+def test_constants_are_those_of_the_code_that_is_planned():
+    """Repeated in the plan, which must not load torch and Ray to refuse what cannot fit."""
+    from affinity_service.affinity import build, linearized, trained
+    from affinity_service.engine import fits
+    from affinity_service.evaluation import fine_tuning
+    from affinity_service.gradients import subspace_basis
+    from affinity_service.planning import flops, memory
+
+    for name in ("MEANS_SHARE", "OVERSAMPLING", "POWER_ITERATIONS"):
+        assert getattr(flops, name) == getattr(subspace_basis, name)
+    assert flops.TRAINED_SEEDS == trained.SEEDS
+    assert flops.PROBE_SEEDS == fits.PROBE_SEEDS
+    assert flops.SMALL_NETWORK == build.SMALL_NETWORK
+    for name in ("PATH_BYTES", "PATH_COPIES"):
+        assert getattr(memory, name) == getattr(linearized, name)
+    for name in ("STACK_BYTES", "STACK_COPIES"):
+        assert getattr(memory, name) == getattr(fine_tuning, name)
+
+
 @pytest.mark.parametrize(
     ("more", "stages"),
     [
