@@ -33,7 +33,6 @@ def cost_ratios(config: Config, folder: StudyFolder, suite: Suite, seconds_per_t
     one = tuner.flops(tuple(range(min(len(suite.tasks), max(1, mean_size)))))
     landmarks = config.gradients.landmarks if config.gradients.reduction == "subspace" else 0
     rows = 2 * len(pair_rows(suite)[0]) + (2 * POWER_ITERATIONS + 2) * landmarks
-    probes = PROBE_SEEDS * config.fits.probes * one
     # Every subset's losses are those of the network itself, where it is small.
     evaluated = TRAININGS * passes.forward * len(suite.rows(VALIDATION)) if runs_network(config, work) else 0
     timings = {stage["name"]: stage for stage in folder.read_json("timings.json")["stages"]}
