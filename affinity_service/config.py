@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from affinity_service.config_text import UniqueKeys, explain
 from affinity_service.errors import UserError
 
+# What `auto` grows to at most.
+MOST_DIMENSION, MOST_LANDMARKS = 400, 4000
+
 
 def Execution(default: Any, **constraints: Any) -> Any:
     """A field that changes speed or placement only."""
@@ -168,16 +171,36 @@ class TrainConfig(StageConfig):
 
 class GradientConfig(StageConfig):
     reduction: Literal["subspace", "factorised", "rademacher", "exact"] = "subspace"
-    dimension: int = Field(200, ge=1, description="coordinates per gradient; `exact` keeps them all")
+    dimension: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        200, description="coordinates per gradient; `exact` keeps them all; auto: as many as hold 90% of the gradients"
+    )
     metric: Literal["optimizer", "euclidean"] = Field(
         "optimizer", description="distances as the optimizer's steps make them, or plain ones (the paper's)"
     )
-    landmarks: int = Field(1500, ge=0, description="training pairs whose gradients the subspace is taken from")
+    landmarks: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        1500, description="training pairs whose gradients the subspace is taken from; auto: until more show nothing new"
+    )
     layers: list[str] = Field([], description="patterns of parameter names such as body.*; all parameters when empty")
     seed: int = Field(0, ge=0)
     shard_rows: int = Field(4096, ge=1, description="(example, task) rows per file, the unit of resuming")
     batch_rows: int = Execution(512, ge=1)
     workers: int = Execution(2, ge=1)
+
+    @model_validator(mode="after")
+    def _auto_has_gradients_to_ask(self) -> GradientConfig:
+        if self.dimension == "auto" and self.reduction in ("factorised", "rademacher"):
+            raise ValueError(
+                f"dimension auto needs reduction subspace: {self.reduction} knows no energy; give a number"
+            )
+        return self
+
+    @property
+    def most_dimensions(self) -> int:
+        return MOST_DIMENSION if self.dimension == "auto" else self.dimension
+
+    @property
+    def most_landmarks(self) -> int:
+        return MOST_LANDMARKS if self.landmarks == "auto" else self.landmarks
 
 
 class FitConfig(StageConfig):

@@ -74,6 +74,7 @@ def linearized_estimator(
     anchor: Mapping[str, Tensor],
     tasks: Sequence[Task],
     penalty_factor: float,
+    noise: float,
     device: str = "cpu",
 ) -> LinearizedEstimator:
     network = None
@@ -82,7 +83,7 @@ def linearized_estimator(
         model = base_model(config, folder, examples["inputs"].shape[1:], tasks)
         space = WeightSpace({name: tuple(p.shape) for name, p in model.named_parameters()}, config.gradients.layers)
         network = ValidationNetworks(model, space, tasks, examples["inputs"], examples["labels"], device)
-    return LinearizedEstimator(*rows, tasks, config, anchor, network, penalty_factor, device)
+    return LinearizedEstimator(*rows, tasks, config, anchor, network, penalty_factor, noise, device)
 
 
 def study_estimator(
@@ -99,5 +100,5 @@ def study_estimator(
     if config.affinity.estimator == "trained":
         return TrainedEstimator(suite(), config, base_weights(folder), device)
     stored, anchor = rows()
-    factor = read_calibration(folder).penalty_factor
-    return linearized_estimator(config, folder, stored, anchor, tasks, factor, device)
+    found = read_calibration(folder)
+    return linearized_estimator(config, folder, stored, anchor, tasks, found.penalty_factor, found.stop_noise, device)

@@ -29,6 +29,8 @@ class Calibration:
     ----------
     probes : how many subsets were fine-tuned. flops, seconds : what they cost.
     penalty_factor : on the ridge penalty of the rule.
+    stop_noise : standard deviation of one training's validation loss around its course, which decides where early
+        stopping may end it; 0 without probes: exactly at the best epoch.
     residual : root mean square of predicted − true loss over the probes' members; None without probes.
     base_residual : the same had the base model's own losses been the prediction.
     task_errors : (T,) standard errors of predictions per task: their own residuals drawn towards the pooled ones, and
@@ -39,6 +41,7 @@ class Calibration:
     flops: float = 0.0
     seconds: float = 0.0
     penalty_factor: float = 1.0
+    stop_noise: float = 0.0
     residual: float | None = None
     base_residual: float | None = None
     task_errors: tuple[float, ...] = ()
@@ -81,13 +84,14 @@ def calibrate(
     subsets: Sequence[Sequence[int]],
     flops: float,
     seconds: float,
+    noise: float = 0.0,
 ) -> Calibration:
     """Choose the factor with the least residual.
 
     Parameters
     ----------
     predicted : per factor the predicted losses of each probe's members. true : the measured ones.
-    base : (T,) losses of the base model.
+    base : (T,) losses of the base model. noise : as ``stopping.stop_noise`` found it, used for the predictions.
     """
     truth = np.concatenate(list(true))
     residuals = {factor: np.concatenate(list(losses)) - truth for factor, losses in predicted.items()}
@@ -105,13 +109,14 @@ def calibrate(
     level = min(1.0, LEVEL * (1 + 1 / len(member)))
     errors *= np.quantile(np.abs(residuals[factor]) / errors[member], level) / stats.norm.ppf(0.5 + LEVEL / 2)
     return Calibration(
-        len(subsets),
-        flops,
-        seconds,
-        factor,
-        pooled**0.5,
-        float(np.square(base[member] - truth).mean()) ** 0.5,
-        tuple(errors.tolist()),
+        probes=len(subsets),
+        flops=flops,
+        seconds=seconds,
+        penalty_factor=factor,
+        stop_noise=noise,
+        residual=pooled**0.5,
+        base_residual=float(np.square(base[member] - truth).mean()) ** 0.5,
+        task_errors=tuple(errors.tolist()),
     )
 
 

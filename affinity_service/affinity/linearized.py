@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from affinity_service.affinity.estimates import Moment, SubsetEstimates, stated_moment
 from affinity_service.affinity.penalty import ridge_penalties
+from affinity_service.affinity.stopping import ExpectedStop
 from affinity_service.config import Config
 from affinity_service.fitting import solve_subsets
 from affinity_service.fitting.optimizers import AdamW
@@ -27,20 +27,7 @@ from affinity_service.tasks.suite import Task
 NetworkLosses = Callable[[Tensor], tuple[Tensor, Tensor]]
 # Displacements of as many subsets at a time as fill so much memory; the path keeps about so many numbers per weight.
 PATH_BYTES = 1 << 30
-PATH_COPIES = 12
-
-
-@dataclass
-class _Snapshot:
-    """What is kept of a chunk of subsets at one moment."""
-
-    epochs: Tensor
-    mean: Tensor
-    error: Tensor
-    coordinates: Tensor
-    weights: Tensor | None
-    converged: Tensor
-    score: Tensor
+PATH_COPIES = 13
 
 
 class LinearizedEstimator:
@@ -53,7 +40,7 @@ class LinearizedEstimator:
     config : `fits`, and of `base` the training that is imagined.
     anchor : as ``gradients.anchor.read_anchor`` gives it.
     network : evaluates the network itself at the weights found, in place of the linearised losses.
-    penalty_factor : on the ridge penalty of the rule, as probes chose it.
+    penalty_factor, noise : on the ridge penalty of the rule, and of where a training stops, as probes found them.
     device : where the products run.
     """
 
@@ -66,10 +53,11 @@ class LinearizedEstimator:
         anchor: Mapping[str, Tensor],
         network: NetworkLosses | None = None,
         penalty_factor: float = 1.0,
+        noise: float = 0.0,
         device: str = "cpu",
     ) -> None:
         self.config, self.tasks, self.device = config, tasks, device
-        self.penalty_factor = penalty_factor
+        self.penalty_factor, self.noise = penalty_factor, noise
         squared = [task.kind == "regression" for task in tasks]
         self.kinds = ["squared" if each else "logistic" for each in squared]
         self._arrays = _tensors(train, device)
@@ -93,48 +81,52 @@ class LinearizedEstimator:
             size = max(1, PATH_BYTES // (4 * PATH_COPIES * len(self.anchor.weights)))
         chunks = [chosen[start : start + size] for start in range(0, len(chosen), size)]
         taken = [self._take(chunk, moments) for chunk in chunks]
+
+        def joined(number: int, name: str) -> NDArray[Any]:
+            return torch.cat([means[number][name] for means in taken]).cpu().numpy()
+
         return [
             SubsetEstimates.from_table_of_tasks(
                 chosen,
-                _joined(each[number].epochs for each in taken),
-                _joined(each[number].mean for each in taken),
-                _joined(each[number].error for each in taken),
-                _joined(each[number].converged for each in taken),
-                _joined(each[number].coordinates for each in taken).astype(np.float32),
+                joined(number, "epochs").round().astype(np.int64),
+                joined(number, "mean"),
+                joined(number, "error"),
+                joined(number, "converged") > 0.5,
+                joined(number, "coordinates").astype(np.float32),
             )
             for number in range(len(moments))
         ]
 
-    def _take(self, subsets: list[tuple[int, ...]], moments: Sequence[Moment]) -> list[_Snapshot]:
-        snapshots: dict[Moment, _Snapshot] = {}
+    def _take(self, subsets: list[tuple[int, ...]], moments: Sequence[Moment]) -> list[dict[str, Tensor]]:
+        stops = {moment: ExpectedStop(self.noise) for moment in moments}
         last = max(self.config.fits.epochs if moment == "best" else moment for moment in moments)
 
         def look(epoch: int, w: Tensor | None, c: Tensor, converged: Tensor) -> None:
             mean, error = member_losses(self._validation, subsets, c)
-            seen = _Snapshot(
-                torch.full((len(subsets),), epoch, device=c.device),
-                mean,
-                error,
-                c.clone(),
-                None if w is None or self.network is None else w.clone(),
-                converged,
-                mean.nanmean(dim=1),
-            )
-            for moment in moments:
-                if moment == epoch or moment not in snapshots:
-                    # Its own copy: `best` is overwritten row by row.
-                    snapshots[moment] = _copy(seen)
-                elif moment == "best" and epoch <= self.config.fits.epochs:
-                    _replace(snapshots["best"], seen, seen.score < snapshots["best"].score)
+            seen = {
+                "epochs": torch.full((len(subsets),), float(epoch), device=c.device),
+                "mean": mean,
+                "error": error,
+                "coordinates": c,
+                "converged": converged.float(),
+            }
+            if w is not None and self.network is not None:
+                seen["weights"] = w
+            for moment, stop in stops.items():
+                if moment == epoch or (moment == "best" and epoch <= self.config.fits.epochs):
+                    stop.add(mean.nanmean(dim=1), seen)
 
         follow = self._follow_path if self.config.solution == "path" else self._fit_ridges
         follow(subsets, last, moments, look)
-        for snapshot in snapshots.values():
-            if self.network is not None and snapshot.weights is not None:
-                inside = ~snapshot.mean.isnan()
-                mean, error = self.network(snapshot.weights)
-                snapshot.mean, snapshot.error = (torch.where(inside, x, torch.nan) for x in (mean, error))
-        return [snapshots[moment] for moment in moments]
+        found = [stops[moment].means() for moment in moments]
+        for means in found:
+            # Not needed any more, and large.
+            weights = means.pop("weights", None)
+            if self.network is not None and weights is not None:
+                inside = ~means["mean"].isnan()
+                measured = zip(("mean", "error"), self.network(weights), strict=True)
+                means |= {name: torch.where(inside, values, torch.nan) for name, values in measured}
+        return found
 
     def _training(self, subsets: Sequence[tuple[int, ...]]) -> Training:
         examples = [int(self._labelled[:, list(subset)].any(axis=1).sum()) for subset in subsets]
@@ -167,21 +159,8 @@ class LinearizedEstimator:
             w = None
             if self.network is not None:
                 w = self.anchor.displacement(fit.weights)
-            look(epochs, w, fit.weights, torch.as_tensor(fit.converged))
-
-
-def _copy(snapshot: _Snapshot) -> _Snapshot:
-    return replace(snapshot, **{name: x.clone() for name, x in vars(snapshot).items() if x is not None})
-
-
-def _replace(kept: _Snapshot, seen: _Snapshot, where: Tensor) -> None:
-    for name, values in vars(kept).items():
-        if values is not None:
-            values[where] = getattr(seen, name)[where]
-
-
-def _joined(parts: Iterator[Tensor]) -> NDArray[Any]:
-    return torch.cat(list(parts)).cpu().numpy()
+            for epoch in [epochs] if fixed == "auto" else sorted({*exact, last}):
+                look(epoch, w, fit.weights, torch.as_tensor(fit.converged))
 
 
 def _labelled(rows: FeatureRows, tasks: int) -> NDArray[np.bool_]:

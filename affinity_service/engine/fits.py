@@ -31,6 +31,7 @@ from affinity_service.affinity.calibration import (
     read_calibration,
 )
 from affinity_service.affinity.estimates import stated_moment
+from affinity_service.affinity.stopping import stop_noise
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.engine.context import StageContext, StageOutcome
@@ -98,15 +99,16 @@ def fine_tune_probes(inputs: Inputs, suite: Suite, config: Config, folder: Study
         truths = FineTuner(suite, config, weights, device).run(subsets, seeds)
     losses, epochs = (np.mean(each, axis=0) for each in zip(*(truth.at(moment) for truth in truths), strict=True))
     flops = float(counter.get_total_flops())
+    noise = stop_noise([truth.validation for truth in truths])
     # A penalty that the user gave stays as it is.
     factors = PENALTY_FACTORS if config.solution == "ridge" and config.fits.l2 == "auto" else (1.0,)
     predicted = {}
     for factor in factors:
-        estimator = linearized_estimator(config, folder, rows, anchor, suite.tasks, factor, device)
+        estimator = linearized_estimator(config, folder, rows, anchor, suite.tasks, factor, noise, device)
         predicted[factor] = estimator.estimate(subsets).losses
     base = split_losses(base_model(config, folder, suite.inputs.shape[1:], suite.tasks), suite, VALIDATION)
     true = [losses[i, list(subset)] for i, subset in enumerate(subsets)]
-    found = calibrate(predicted, true, base, subsets, flops, time.perf_counter() - start)
+    found = calibrate(predicted, true, base, subsets, flops, time.perf_counter() - start, noise)
     table = pa.table(
         {
             "tasks": [[suite.names[task] for task in subset] for subset in subsets],

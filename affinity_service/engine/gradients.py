@@ -158,6 +158,7 @@ def compute_gradients(context: StageContext) -> StageOutcome:
             "shards": shards,
             "reduction": config.gradients.reduction,
             "metric": config.gradients.metric,
+            "landmarks": int(anchor["landmarks"]) if "landmarks" in anchor else None,
             "energy": captured,
         },
     )

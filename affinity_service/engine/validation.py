@@ -131,12 +131,13 @@ def predict_subsets(
         "published_recipe": [[] for _ in moments],
     }
     # A random projection knows no metric and no basis.
+    noise = read_calibration(folder).stop_noise
     plain = {name: tensor for name, tensor in anchor.items() if name != "basis"}
     plain["scale"] = torch.ones_like(plain["scale"])
     for seed in range(config.validation.recipe_seeds):
         recipe = recipe_config(config, seed)
         features = recipe_rows(model.to(device), suite, recipe)
-        estimator = LinearizedEstimator(*features, suite.tasks, recipe, plain, device=device)
+        estimator = LinearizedEstimator(*features, suite.tasks, recipe, plain, noise=noise, device=device)
         for number, estimate in enumerate(estimator.estimates(subsets, moments)):
             answer["published_recipe"][number].append(_matrix(estimate, tasks))
     base = split_losses(model.cpu(), suite, VALIDATION)

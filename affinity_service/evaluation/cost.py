@@ -6,9 +6,9 @@ from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.evaluation.fine_tuning import FineTuner
 from affinity_service.evaluation.flops import pass_flops
-from affinity_service.gradients.store import pair_rows
+from affinity_service.gradients.store import LAYOUT, pair_rows
 from affinity_service.models import build_model
-from affinity_service.planning.flops import POWER_ITERATIONS, PROBE_SEEDS, runs_network
+from affinity_service.planning.flops import PROBE_SEEDS, landmark_rounds, runs_network
 from affinity_service.planning.workload import Subsets, Workload
 from affinity_service.tasks.suite import VALIDATION, Suite
 
@@ -31,8 +31,8 @@ def cost_ratios(config: Config, folder: StudyFolder, suite: Suite, seconds_per_t
     mean_size = round(subsets.memberships / subsets.count)
     tuner = FineTuner(suite, config, None)
     one = tuner.flops(tuple(range(min(len(suite.tasks), max(1, mean_size)))))
-    landmarks = config.gradients.landmarks if config.gradients.reduction == "subspace" else 0
-    rows = 2 * len(pair_rows(suite)[0]) + (2 * POWER_ITERATIONS + 2) * landmarks
+    layout = folder.read_json(LAYOUT)
+    rows = 2 * len(pair_rows(suite)[0]) + landmark_rounds(config) * (layout["landmarks"] or 0)
     # Every subset's losses are those of the network itself, where it is small.
     evaluated = TRAININGS * passes.forward * len(suite.rows(VALIDATION)) if runs_network(config, work) else 0
     timings = {stage["name"]: stage for stage in folder.read_json("timings.json")["stages"]}

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import GradientConfig
+from affinity_service.gradients.landmarks import LandmarkGradients, Pairs
 from affinity_service.gradients.per_example import PerExampleGradients
 from affinity_service.gradients.statistics import GradientSums, combine
-from affinity_service.gradients.subspace_basis import LandmarkGradients, landmark_pairs, subspace_basis
+from affinity_service.gradients.subspace_size import sized_basis
 from affinity_service.gradients.weight_space import WeightSpace, optimizer_metric
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
 
@@ -28,8 +29,8 @@ def build_anchor(
     moments: Mapping[str, Tensor] | None,
     pieces: Callable[[], Iterable[Mapping[int, GradientSums]]],
 ) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU: weights, scale (p,); mean, validation_mean, square (T, p); basis (p, d) of the
-    `subspace` reduction.
+    """Tensors by name, on the CPU: weights, scale (p,); mean, validation_mean, square (T, p); of the
+    `subspace` reduction basis (p, d) and how many landmarks it is from.
 
     Parameters
     ----------
@@ -50,11 +51,12 @@ def build_anchor(
     weights = space.flatten(dict(gradients.model.named_parameters()))
     tensors = {"weights": weights, "scale": scale, **statistics.to_tensors()}
     if settings.reduction == "subspace":
-        example, task = landmark_pairs(suite, settings.landmarks, settings.seed)
-        landmarks = LandmarkGradients(
-            gradients, space, scale.to(weights.device), suite, example, task, settings.batch_rows
-        )
-        tensors["basis"] = subspace_basis(statistics, landmarks, settings.dimension, settings.seed)
+
+        def landmarks_of(pairs: Pairs) -> LandmarkGradients:
+            return LandmarkGradients(gradients, space, scale.to(weights.device), suite, *pairs, settings.batch_rows)
+
+        tensors["basis"], landmarks = sized_basis(statistics, landmarks_of, suite, settings)
+        tensors["landmarks"] = torch.tensor([landmarks])
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 

@@ -58,19 +58,27 @@ def gradient_flops(config: Config, work: Workload) -> float:
     if settings.reduction in ("rademacher", "subspace"):
         reduction = 2 * work.dimension(config) * reduced
     elif settings.reduction == "factorised":
-        reduction = 4 * math.sqrt(settings.dimension) * sum(m + n for m, n in work.body)
+        reduction = 4 * math.sqrt(settings.most_dimensions) * sum(m + n for m, n in work.body)
     if settings.reduction == "subspace":
-        landmarks, width = min(settings.landmarks, sum(work.train)), basis_width(config, work)
-        products = 2 * POWER_ITERATIONS + 2
-        basis = landmarks * products * (passes + 2 * reduced * width) + BASIS_TURNS * work.parameters * width**2
+        landmarks, width = min(settings.most_landmarks, sum(work.train)), basis_width(config, work)
+        basis = landmarks * landmark_rounds(config) * (passes + 2 * reduced * width)
+        basis += BASIS_TURNS * work.parameters * width**2
     return work.labels * (2 * passes + 4 * weights + reduction) + basis
+
+
+def landmark_rounds(config: Config) -> int:
+    """How often the landmarks' gradients are formed: for each product of the range finder; with the plain metric for
+    the kernel, the means' part and the directions."""
+    if config.gradients.reduction != "subspace":
+        return 0
+    return 2 * POWER_ITERATIONS + 2 if config.gradients.metric == "optimizer" else 3
 
 
 def basis_width(config: Config, work: Workload) -> int:
     """Columns of the range finder: the directions that the means leave, and a few more."""
     d = work.dimension(config)
     means = min(2 * work.tasks, max(1, int(MEANS_SHARE * d)))
-    return min(d - means + OVERSAMPLING, config.gradients.landmarks)
+    return min(d - means + OVERSAMPLING, config.gradients.most_landmarks)
 
 
 def fit_products(d: int) -> float:

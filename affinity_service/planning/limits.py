@@ -152,7 +152,7 @@ def _change(plan: Plan, knob: str, wanted: list[Limit]) -> str | None:
         reduced = _with(plan.config, "gradients.reduction", "subspace")
         if not fits(plan_study(reduced, plan.work, plan.machine)):
             return None
-        d, p = reduced.gradients.dimension, plan.work.parameters
+        d, p = reduced.gradients.most_dimensions, plan.work.parameters
         return f"set gradients.reduction to subspace ({d} numbers per gradient instead of {p})"
     now = _value(plan.config, knob)
     if now == 1 or not fits(_planned(plan, knob, 1)):
@@ -161,7 +161,12 @@ def _change(plan: Plan, knob: str, wanted: list[Limit]) -> str | None:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(_planned(plan, knob, middle)) else (low, middle)
-    return f"lower {knob} from {now} to {_rounded(plan.config, knob, low)}"
+    return f"lower {knob} from {_said(plan.config, knob, now)} to {_rounded(plan.config, knob, low)}"
+
+
+def _said(config: Config, knob: str, value: int) -> str:
+    section, key = knob.split(".")
+    return f"auto (at most {value})" if getattr(getattr(config, section), key) == "auto" else str(value)
 
 
 def _rounded(config: Config, knob: str, value: int) -> int:
@@ -186,6 +191,8 @@ def _planned(plan: Plan, knob: str, value: int) -> Plan:
 def _value(config: Config, knob: str) -> int:
     section, key = knob.split(".")
     value = getattr(getattr(config, section), key)
+    if value == "auto":
+        return config.gradients.most_dimensions
     return max(value) if isinstance(value, list) else value
 
 

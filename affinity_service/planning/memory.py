@@ -45,7 +45,7 @@ VALIDATION_CHUNK = 4096
 # Entries of a chunk of gradients in gradients/projection.py.
 BASIS_CHUNK = 1 << 24
 # Of affinity/linearized.py and evaluation/fine_tuning.py: memory of displacements and of stacks, numbers per weight.
-PATH_BYTES, PATH_COPIES = 1 << 30, 12
+PATH_BYTES, PATH_COPIES = 1 << 30, 13
 STACK_BYTES = 1 << 30
 
 

@@ -12,7 +12,6 @@ from affinity_service.config import Config
 from affinity_service.planning.flops import (
     FIT_PASSES,
     PATH_STRIDE,
-    POWER_ITERATIONS,
     PROBE_SEEDS,
     TRAINED_SEEDS,
     backward_flops,
@@ -21,6 +20,7 @@ from affinity_service.planning.flops import (
     fit_products,
     forward_flops,
     gradient_flops,
+    landmark_rounds,
     path_steps,
     ridge_flops,
 )
@@ -89,7 +89,7 @@ def gradient_seconds(config: Config, work: Workload, machine: Machine, workers: 
         elements += SIGN_ELEMENTS * entries * (workers if entries <= SIGN_CACHE else batches)
     elif settings.reduction == "subspace":
         # The landmarks' gradients are formed again for each of the range finder's products.
-        passes = 1 + (2 * POWER_ITERATIONS + 2) * min(settings.landmarks, sum(work.train)) / work.labels
+        passes = 1 + landmark_rounds(config) * min(settings.most_landmarks, sum(work.train)) / work.labels
         elements += passes * work.labels * work.body_parameters
     else:
         elements += 4 * work.labels * d

@@ -89,7 +89,7 @@ class Workload:
 
     def dimension(self, config: Config) -> int:
         """Numbers per stored gradient."""
-        return self.parameters if config.gradients.reduction == "exact" else config.gradients.dimension
+        return self.parameters if config.gradients.reduction == "exact" else config.gradients.most_dimensions
 
 
 @dataclass(frozen=True)

@@ -45,5 +45,5 @@ def build_reduction(
     if config.reduction == "exact":
         return Exact(space, scale)
     if config.reduction == "factorised":
-        return Factorised(space, config.dimension, config.seed, scale)
-    return Rademacher(space, config.dimension, config.seed, scale)
+        return Factorised(space, config.most_dimensions, config.seed, scale)
+    return Rademacher(space, config.most_dimensions, config.seed, scale)

@@ -8,12 +8,14 @@ import torch
 
 from affinity_service.config import Config
 from affinity_service.errors import UserError
+from affinity_service.gradients import subspace_size
 from affinity_service.gradients.energy import captured_energy, total_energy
 from affinity_service.gradients.features import Features
+from affinity_service.gradients.landmarks import LandmarkGradients, landmark_pairs
 from affinity_service.gradients.per_example import PerExampleGradients
 from affinity_service.gradients.reductions import Exact, Factorised, Rademacher
 from affinity_service.gradients.statistics import combine, gradient_sums, loss_slopes
-from affinity_service.gradients.subspace_basis import LandmarkGradients, landmark_pairs, subspace_basis
+from affinity_service.gradients.subspace_basis import subspace_basis
 from affinity_service.gradients.weight_space import WeightSpace, optimizer_metric
 from affinity_service.models.losses import TaskLosses
 from affinity_service.tasks.suite import TRAIN, VALIDATION
@@ -80,9 +82,20 @@ def test_landmarks_are_shared_among_the_tasks_and_known_by_their_products():
     torch.testing.assert_close(landmarks.times(y), x @ y, rtol=1e-4, atol=1e-4)
 
 
-def test_the_basis_holds_the_means_and_the_leading_directions():
+def test_the_kernel_of_landmarks_is_exact_and_only_for_a_plain_metric():
     model = model_of(config(), SUITE)
-    scale = torch.rand(space_of(model).size) + 0.5
+    size = space_of(model).size
+    landmarks, x = landmarks_of(model, torch.full((size,), 1.5))
+    assert landmarks.has_kernel
+    torch.testing.assert_close(landmarks.kernel().float(), x @ x.T, rtol=1e-4, atol=1e-4)
+    assert landmarks.energy() == pytest.approx(float(x.square().sum()), rel=1e-5)
+    assert not landmarks_of(model, torch.rand(size) + 0.5)[0].has_kernel
+
+
+@pytest.mark.parametrize("metric", ["optimizer", "euclidean"])
+def test_the_basis_holds_the_means_and_the_leading_directions(metric):
+    model = model_of(config(), SUITE)
+    scale = torch.rand(space_of(model).size) + 0.5 if metric == "optimizer" else torch.ones(space_of(model).size)
     landmarks, x = landmarks_of(model, scale)
     gradients, space = landmarks.gradients, landmarks.space
     sums = {s: gradient_sums(gradients, space, SUITE, *SUITE.pairs(s), 64) for s in (TRAIN, VALIDATION)}
@@ -101,6 +114,37 @@ def test_the_basis_holds_the_means_and_the_leading_directions():
 def test_few_dimensions_are_shared_by_the_leading_means_and_landmarks():
     _, anchor = features_of(config(dimension=6, landmarks=50), SUITE, model_of(config(), SUITE))
     assert anchor["basis"].shape[1] == 6
+
+
+def test_auto_takes_the_directions_that_hold_ninety_percent_of_other_gradients():
+    model = model_of(config(), SUITE)
+    whole = features_of(config(reduction="exact"), SUITE, model)[0][0].features
+    (rows, _), anchor = features_of(config(dimension="auto", landmarks=120), SUITE, model)
+    assert int(anchor["landmarks"]) == 120
+    held = np.square(rows.features).sum() / np.square(whole).sum()
+    # 90% of the pairs that judge, so about as much of all.
+    assert 0.87 < held < 0.97
+    assert rows.features.shape[1] < space_of(model).size / 2
+
+
+def test_auto_doubles_the_landmarks_while_others_show_more():
+    model = model_of(config(), SUITE)
+    pairs = len(SUITE.pairs(TRAIN)[0])
+    assert pairs < subspace_size.FIRST_LANDMARKS
+    _, anchor = features_of(config(landmarks="auto", dimension=60), SUITE, model)
+    assert int(anchor["landmarks"]) == pairs, "there are no others"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subspace_size, "FIRST_LANDMARKS", 20)
+        found = int(features_of(config(landmarks="auto", dimension=60), SUITE, model)[1]["landmarks"])
+        patch.setattr(subspace_size, "GENERALISES", 0.0)
+        undemanding = int(features_of(config(landmarks="auto", dimension=60), SUITE, model)[1]["landmarks"])
+    # Twenty gradients span what they show of themselves, not of others.
+    assert undemanding == 20 < found <= pairs
+
+
+def test_auto_needs_a_subspace():
+    with pytest.raises(UserError, match="dimension auto needs reduction subspace"):
+        config(reduction="rademacher", dimension="auto")
 
 
 def test_energy_is_whole_where_nothing_is_reduced_and_grows_with_the_dimension():

@@ -41,12 +41,17 @@ def test_a_workload_counts_rows_and_labels_of_the_suite():
         assert work.rows_of(len(tasks), 0) == pytest.approx(len(suite.rows(0, tasks)), rel=0.1)
 
 
-@pytest.mark.parametrize("reduction", ["rademacher", "exact", "subspace"])
-def test_gradient_features_are_what_torch_counts(reduction):
-    gradients = {"reduction": reduction, "dimension": 40, "landmarks": 100, "batch_rows": 64}
+@pytest.mark.parametrize(
+    ("reduction", "metric"),
+    [("rademacher", "optimizer"), ("exact", "optimizer"), ("subspace", "optimizer"), ("subspace", "euclidean")],
+)
+def test_gradient_features_are_what_torch_counts(reduction, metric):
+    gradients = {"reduction": reduction, "metric": metric, "dimension": 40, "landmarks": 100, "batch_rows": 64}
     suite, config, work = mixed([16, 8], gradients=gradients)
+    model = model_of(config, suite)
+    moments = {name: torch.rand_like(p) + 0.1 for name, p in model.named_parameters()}
     with flop_counter() as counter:
-        features_of(config, suite, model_of(config, suite))
+        features_of(config, suite, model, moments)
     # A batch on the border of two tasks asks for both heads; changes of basis are not all products.
     rel = 0.5 if reduction == "subspace" else 0.15
     assert flops.gradient_flops(config, work) == pytest.approx(counter.get_total_flops(), rel=rel)

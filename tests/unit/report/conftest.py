@@ -78,7 +78,10 @@ def write_study(
 
 
 def _write_fidelity(folder: StudyFolder, tasks: int) -> None:
-    folder.write_json("fits/calibration.json", Calibration(6, 1e9, 2.0, 1.0, 0.003, 0.007, (0.004,) * tasks).to_json())
+    folder.write_json(
+        "fits/calibration.json",
+        Calibration(6, residual=0.003, base_residual=0.007, task_errors=(0.004,) * tasks).to_json(),
+    )
     rng = np.random.default_rng(0)
     true = 0.5 + 0.1 * rng.normal(size=(30, 5))
     base = true.mean(axis=0)
