@@ -149,6 +149,8 @@ class TrainConfig(StageConfig):
     epochs: int = Field(40, ge=1, description="at most; early stopping ends sooner")
     patience: int = Field(5, ge=1, description="epochs without a better validation loss before stopping")
     batch_size: int = Field(100, ge=1, description="examples per optimizer step over all workers")
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     gradient_clipping: float = Field(1.0, ge=0, description="global norm; 0 turns it off")

@@ -26,7 +26,7 @@ def first_order_losses(
     subset; the subset's gradient is of training rows, the task's of validation rows.
 
     The length of the step is that of Adam with its mean denominator, a minibatch's noise: the gradient is the mean over
-    |S| tasks, so the noise falls with their number.
+    |S| tasks, so the noise falls with their number. SGD divides by 1 − momentum instead.
 
     Parameters
     ----------
@@ -43,7 +43,11 @@ def first_order_losses(
     for row, subset in zip(losses, subsets, strict=True):
         own = list(subset)
         steps = epochs * steps_per_epoch(len(suite.rows(TRAIN, own)), config.base.batch_size)
-        root = np.sqrt(square[own].mean(axis=0) / len(own) / config.base.batch_size)
-        length = config.base.learning_rate * steps / root[root > 0].mean()
+        length = config.base.learning_rate * steps
+        if config.base.optimizer == "sgd":
+            length /= 1 - config.base.momentum
+        else:
+            root = np.sqrt(square[own].mean(axis=0) / len(own) / config.base.batch_size)
+            length /= root[root > 0].mean()
         row[own] = base[own] - length * products[np.ix_(own, own)].mean(axis=0)
     return losses

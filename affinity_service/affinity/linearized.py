@@ -15,7 +15,7 @@ from affinity_service.affinity.penalty import ridge_penalties
 from affinity_service.affinity.stopping import ExpectedStop
 from affinity_service.config import Config
 from affinity_service.fitting import solve_subsets
-from affinity_service.fitting.optimizers import AdamW
+from affinity_service.fitting.optimizers import training_optimizer
 from affinity_service.fitting.path import Anchor, Paths, Training
 from affinity_service.fitting.problem import check_subsets
 from affinity_service.fitting.task_rows import member_losses, split_by_task
@@ -134,10 +134,8 @@ class LinearizedEstimator:
         return Training(self.config.base.batch_size, torch.tensor(steps), torch.tensor(examples))
 
     def _follow_path(self, subsets: list[tuple[int, ...]], last: int, _: Sequence[Moment], look: Callable) -> None:
-        base = self.config.base
         if self._paths is None:
-            optimizer = AdamW(base.learning_rate, base.weight_decay, base.gradient_clipping)
-            self._paths = Paths(self._train, self.anchor, optimizer)
+            self._paths = Paths(self._train, self.anchor, training_optimizer(self.config.base))
         converged = torch.ones(len(subsets), dtype=torch.bool, device=self.device)
         self._paths.run(subsets, self._training(subsets), last, lambda epoch, w, c: look(epoch + 1, w, c, converged))
 

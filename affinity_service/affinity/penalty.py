@@ -23,7 +23,8 @@ def ridge_penalties(
 
     Adam moves a weight by about η/√v̂ times its gradient a step; a ridge fit of penalty λ goes as far as gradient flow
     does in time 1/λ. v̂ is the subset's own: its squared mean gradient and the variance that a minibatch adds. The
-    features' metric s is normed to s² = mean √v̂ / √v̂ of the base model, which leaves that mean as the unit.
+    features' metric s is normed to s² = mean √v̂ / √v̂ of the base model, which leaves that mean as the unit. SGD moves
+    every weight by η/(1 − momentum) times its gradient.
 
     Parameters
     ----------
@@ -34,6 +35,9 @@ def ridge_penalties(
         share[index, list(subset)] = 1 / len(subset)
     root = ((share @ anchor.mean) ** 2 + batch_variance(anchor, share, sizes, training)).sqrt()
     reached = (share @ anchor.square) > 0
-    typical = (root * reached).sum(dim=1) / reached.sum(dim=1).clamp(min=1)
     steps = epochs * training.steps.to(share.device)
+    if base.optimizer == "sgd":
+        # Every weight moves at the same rate; momentum lets each gradient act so much longer.
+        return ((1 - base.momentum) / (base.learning_rate * steps)).double().clamp(min=1e-8)
+    typical = (root * reached).sum(dim=1) / reached.sum(dim=1).clamp(min=1)
     return (typical / (base.learning_rate * steps)).double().clamp(min=1e-8)

@@ -42,24 +42,31 @@ def start(model: nn.Module, config: TrainConfig, local_rank: int) -> Any:
         "wall_clock_breakdown": False,
         "steps_per_print": 10**9,
     }
-    # An optimizer object: naming one in the settings makes DeepSpeed compile its own.
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad],
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=_optimizer(model, config), config=settings, dist_init_required=False
     )
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
     return engine
 
 
-def full_state(engine: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Whole float32 weights and Adam's second moments by parameter name, on the CPU. Every rank must call it."""
+def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """An object: naming an optimizer in the settings makes DeepSpeed compile its own."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    common: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=config.momentum, **common)
+    return torch.optim.AdamW(parameters, **common)
+
+
+def full_state(engine: Any, config: TrainConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Whole float32 weights and Adam's second moments by parameter name, on the CPU; zeros for SGD, which has none and
+    weighs all entries alike. Every rank must call it."""
+    has_moments = config.optimizer == "adamw"
     weights, moments = {}, {}
     for name, parameter in engine.module.named_parameters():
         partitioned = hasattr(parameter, "_hp_mapping") or hasattr(parameter, "ds_id")
         if partitioned:
             weight = safe_get_full_fp32_param(parameter)
-            moment = safe_get_full_optimizer_state(parameter, "exp_avg_sq")
+            moment = safe_get_full_optimizer_state(parameter, "exp_avg_sq") if has_moments else None
         else:
             weight = parameter.detach()
             moment = engine.optimizer.state[parameter].get("exp_avg_sq")

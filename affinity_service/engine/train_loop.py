@@ -77,7 +77,7 @@ class _Worker:
             )
             if loss < self.state.best_loss:
                 self.state.best_epoch, self.state.best_loss = self.state.epoch, loss
-                self.best = deepspeed_engine.full_state(self.engine)
+                self.best = deepspeed_engine.full_state(self.engine, self.config)
             self.state.epoch += 1
             self._report(loss)
 

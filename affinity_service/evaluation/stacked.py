@@ -21,10 +21,14 @@ from torch import Tensor, nn
 from affinity_service.config import TrainConfig
 from affinity_service.errors import UserError
 from affinity_service.evaluation.run import Run
-from affinity_service.evaluation.stacked_adamw import StackedAdamW
+from affinity_service.fitting.optimizers import training_optimizer
+from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models.losses import TaskLosses, task_weights
 from affinity_service.tasks.sampling import epoch_batches, steps_per_epoch
 from affinity_service.tasks.suite import TEST, TRAIN, VALIDATION, Suite
+
+# Rows of a forward pass of many models: as many as stay in a core's cache; a GPU takes more.
+EVALUATED_TOGETHER = {"cpu": 256}
 
 
 @dataclass(frozen=True)
@@ -101,45 +105,52 @@ class StackedTrainer:
 
 
 class _Stack:
+    """The models as rows of one matrix, those with more steps an epoch first: the ones still at work in an epoch are
+    then always the first."""
+
     def __init__(self, trainer: StackedTrainer, runs: Sequence[Run]) -> None:
-        self.trainer, self.runs, self.config = trainer, runs, trainer.config
+        self.trainer, self.config = trainer, trainer.config
         suite, device = trainer.suite, trainer.device
-        models = [trainer.build(run.seed).to(device) for run in runs]
+        steps = [steps_per_epoch(len(suite.rows(TRAIN, run.tasks)), self.config.batch_size) for run in runs]
+        order = sorted(range(len(runs)), key=lambda i: -steps[i])
+        self.place = np.argsort(order).tolist()
+        self.runs, self.steps = [runs[i] for i in order], [steps[i] for i in order]
+        models = [trainer.build(run.seed).to(device) for run in self.runs]
         self.skeleton = models[0].train()
-        parameters, self.buffers = torch.func.stack_module_state(models)
-        self.parameters = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-        self.start = {name: p.detach().clone() for name, p in parameters.items()} if trainer.linearised else {}
+        self.space = WeightSpace({name: tuple(p.shape) for name, p in self.skeleton.named_parameters()})
+        self.weights = torch.stack([self.space.flatten(dict(model.named_parameters())) for model in models])
+        _, self.buffers = torch.func.stack_module_state(models)
+        self.start = self.weights.clone() if trainer.linearised else None
         self.history: list[Tensor] = []
         self.test_history: list[Tensor] = []
-        self.optimizer = StackedAdamW(self.parameters, self.config)
-        self.rows = [suite.rows(TRAIN, run.tasks) for run in runs]
-        self.weights = torch.stack(
-            [task_weights(trainer.counts, run.tasks, len(rows)) for run, rows in zip(runs, self.rows, strict=True)]
+        self.optimizer = training_optimizer(self.config)
+        self.moments = self.optimizer.start(self.weights)
+        self.rows = [suite.rows(TRAIN, run.tasks) for run in self.runs]
+        self.task_weights = torch.stack(
+            [task_weights(trainer.counts, run.tasks, len(rows)) for run, rows in zip(self.runs, self.rows, strict=True)]
         ).to(device)
-        self.steps = [steps_per_epoch(len(rows), self.config.batch_size) for rows in self.rows]
         self.member = torch.zeros(len(runs), len(suite.tasks), dtype=torch.bool, device=device)
-        for index, run in enumerate(runs):
+        for index, run in enumerate(self.runs):
             self.member[index, list(run.tasks)] = True
         self.best_loss = torch.full((len(runs),), torch.inf, device=device)
         self.best_epoch = torch.full((len(runs),), -1, device=device)
         self.epochs_done = torch.zeros(len(runs), dtype=torch.long, device=device)
-        self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.best = self.weights.clone()
 
     def epoch(self, epoch: int) -> None:
         with self._seeded(epoch):
             self._steps(epoch)
-        loss = self._split_losses(VALIDATION, self.parameters)
+        loss = self._split_losses(VALIDATION, self.weights)
         self.history.append(loss)
         if self.trainer.record_test:
-            self.test_history.append(self._split_losses(TEST, self.parameters))
+            self.test_history.append(self._split_losses(TEST, self.weights))
         mean = torch.where(self.member, loss, 0.0).sum(dim=1) / self.member.sum(dim=1)
         running = ~self._stopped()
         self.epochs_done += running
         better = running & (mean < self.best_loss)
         self.best_loss = torch.where(better, mean, self.best_loss)
         self.best_epoch = torch.where(better, torch.full_like(self.best_epoch, epoch), self.best_epoch)
-        for name, parameter in self.parameters.items():
-            self.best[name][better] = parameter.detach()[better]
+        self.best[better] = self.weights[better]
 
     @contextmanager
     def _seeded(self, epoch: int) -> Iterator[None]:
@@ -156,48 +167,54 @@ class _Stack:
             list(epoch_batches(rows, self.config.batch_size, run.seed, epoch))
             for run, rows in zip(self.runs, self.rows, strict=True)
         ]
-        for step in range(max(self.steps)):
+        for step in range(self.steps[0]):
             # A model with fewer examples has fewer steps: it waits while the others finish the epoch.
-            takes_part = torch.tensor([step < steps for steps in self.steps], device=self.trainer.device)
-            chosen = np.stack([own[min(step, len(own) - 1)] for own in batches])
-            index = torch.as_tensor(chosen, device=self.trainer.device)
-            outputs = self._forward(self.trainer.inputs[index], per_model=True)
-            losses = self.trainer.losses(outputs, self.trainer.labels[index])
-            (losses * self.weights[:, None, :]).sum().div(index.shape[1]).backward()
-            self.optimizer.step(takes_part)
+            active = sum(own > step for own in self.steps)
+            index = torch.as_tensor(np.stack([own[step] for own in batches[:active]]), device=self.trainer.device)
+            moving = self.weights[:active]
+            leaf = moving.detach().requires_grad_()
+            losses = self.trainer.losses(
+                self._forward(leaf, self.trainer.inputs[index], per_model=True), self.trainer.labels[index]
+            )
+            total = (losses * self.task_weights[:active, None, :]).sum().div(index.shape[1])
+            (gradient,) = torch.autograd.grad(total, leaf)
+            with torch.no_grad():
+                # What a minibatch adds is in the gradient already.
+                fed = self.optimizer.feed(gradient, gradient.new_zeros(1, 1).expand_as(gradient))
+                self.optimizer.step(moving, moving.new_zeros(1, 1).expand_as(moving), *fed, self.moments, slice(active))
 
-    def _forward(self, inputs: Tensor, per_model: bool) -> Tensor:
-        def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-            return torch.func.functional_call(self.skeleton, (parameters, buffers), (x,))
+    def _forward(self, weights: Tensor, inputs: Tensor, per_model: bool) -> Tensor:
+        """(M', B, columns) outputs of the first M' models, whose weights (M', p) are given."""
 
-        def tangent(
-            start: dict[str, Tensor], parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor
-        ) -> Tensor:
-            moved = {name: parameters[name] - start[name] for name in start}
-            value, change, *_ = torch.func.jvp(lambda weights: call(weights, buffers, x), (start,), (moved,))
+        def call(own: Tensor, buffers: dict[str, Tensor], x: Tensor) -> Tensor:
+            return torch.func.functional_call(self.skeleton, (self.space.unflatten(own), buffers), (x,))
+
+        def tangent(start: Tensor, own: Tensor, buffers: dict[str, Tensor], x: Tensor) -> Tensor:
+            value, change, *_ = torch.func.jvp(lambda at: call(at, buffers, x), (start,), (own - start,))
             return value + change
 
         rows = 0 if per_model else None
-        if self.trainer.linearised:
+        buffers = {name: values[: len(weights)] for name, values in self.buffers.items()}
+        if self.start is not None:
             linear = torch.func.vmap(tangent, in_dims=(0, 0, 0, rows), randomness="different")
-            return linear(self.start, self.parameters, self.buffers, inputs)
+            return linear(self.start[: len(weights)], weights, buffers, inputs)
         vmapped = torch.func.vmap(call, in_dims=(0, 0, rows), randomness="different")
-        return vmapped(self.parameters, self.buffers, inputs)
+        return vmapped(weights, buffers, inputs)
 
     @torch.no_grad()
-    def _split_losses(self, split: int, parameters: dict[str, Tensor]) -> Tensor:
+    def _split_losses(self, split: int, weights: Tensor) -> Tensor:
         """(M, T) mean loss of every model on every task of a split; NaN where there is no label."""
         self.skeleton.eval()
-        kept, self.parameters = self.parameters, parameters
         rows = self.trainer.suite.rows(split)
         total = torch.zeros(len(self.runs), len(self.trainer.suite.tasks), device=self.trainer.device)
         count = torch.zeros(len(self.trainer.suite.tasks), device=self.trainer.device)
-        for start in range(0, len(rows), 2048):
-            part = torch.as_tensor(rows[start : start + 2048], device=self.trainer.device)
+        together = EVALUATED_TOGETHER.get(torch.device(self.trainer.device).type, 2048)
+        for start in range(0, len(rows), together):
+            part = torch.as_tensor(rows[start : start + together], device=self.trainer.device)
             labels = self.trainer.labels[part]
-            total += self.trainer.losses(self._forward(self.trainer.inputs[part], per_model=False), labels).sum(dim=1)
+            outputs = self._forward(weights, self.trainer.inputs[part], per_model=False)
+            total += self.trainer.losses(outputs, labels).sum(dim=1)
             count += (~labels.isnan()).sum(dim=0)
-        self.parameters = kept
         return total / count
 
     def _stopped(self) -> Tensor:
@@ -225,19 +242,20 @@ class _Stack:
         ]
         histories = [self._masked(history) for history in (self.history, self.test_history)]
         facts: list[Any] = [self.best_epoch.tolist(), self.epochs_done.tolist(), *losses]
-        return [
+        found = [
             RunOutcome(
                 run,
                 best + 1,
                 epochs,
                 validation,
                 test,
-                {name: p[i].cpu().clone() for name, p in self.best.items()},
+                {name: p.clone() for name, p in self.space.unflatten(self.best[i].cpu()).items()},
                 histories[0][:epochs, i],
                 histories[1][:epochs, i] if self.test_history else None,
             )
             for i, (run, best, epochs, validation, test) in enumerate(zip(self.runs, *facts, strict=True))
         ]
+        return [found[place] for place in self.place]
 
     def _masked(self, history: Sequence[Tensor]) -> NDArray[np.float64]:
         """(epochs, M, T), NaN for tasks outside a run."""

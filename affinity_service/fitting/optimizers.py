@@ -1,4 +1,4 @@
-"""Update rules that the anchored path can follow, over (M, p) displacements of many subsets.
+"""Update rules over the weights (M, p) of many subsets: real ones in true trainings, displacements in estimates.
 
 A step is a handful of elementwise operations. They run over blocks of columns that stay in a core's cache: over whole
 arrays each of them would wait for main memory.
@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from affinity_service.config import TrainConfig
+
 # Entries of a block of one array; a GPU takes whole arrays.
 _BLOCK = {"cpu": 1 << 16}
 
@@ -26,7 +28,7 @@ class Moments:
     steps: Tensor
 
 
-class PathOptimizer(Protocol):
+class UpdateRule(Protocol):
     def start(self, w: Tensor) -> Moments:
         """Fresh moments for displacements (M, p)."""
         ...
@@ -110,3 +112,10 @@ class SGD:
             velocity.mul_(self.momentum).add_(gradient[:, columns])
             velocity.add_(weights[:, columns] + moved, alpha=self.weight_decay)
             moved.sub_(velocity, alpha=self.learning_rate)
+
+
+def training_optimizer(config: TrainConfig) -> UpdateRule:
+    """The rule that a training's config names."""
+    if config.optimizer == "sgd":
+        return SGD(config.learning_rate, config.weight_decay, config.momentum, config.gradient_clipping)
+    return AdamW(config.learning_rate, config.weight_decay, config.gradient_clipping)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from affinity_service.fitting.optimizers import PathOptimizer
+from affinity_service.fitting.optimizers import UpdateRule
 from affinity_service.fitting.products import full_precision
 from affinity_service.fitting.task_rows import TaskRows
 
@@ -99,7 +99,7 @@ class Paths:
     rows : per task its training rows; None for a task that no subset names.
     """
 
-    def __init__(self, rows: Sequence[TaskRows | None], anchor: Anchor, optimizer: PathOptimizer) -> None:
+    def __init__(self, rows: Sequence[TaskRows | None], anchor: Anchor, optimizer: UpdateRule) -> None:
         self.rows, self.anchor, self.optimizer = rows, anchor, optimizer
         self._base = [None if own is None else own.slopes(own.margins[:, None]) for own in rows]
         self._roots = [None if own is None else _root(own.features) for own in rows]

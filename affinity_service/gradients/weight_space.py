@@ -51,6 +51,12 @@ class WeightSpace:
         """(p,) float32 from tensors by parameter name."""
         return torch.cat([tensors[name].detach().float().flatten() for name in self.shapes])
 
+    def unflatten(self, weights: Tensor) -> dict[str, Tensor]:
+        """The other way, as views."""
+        sizes = [columns.stop - columns.start for columns in self.slices.values()]
+        parts = zip(self.shapes.items(), weights.split(sizes), strict=True)
+        return {name: part.view(shape) for (name, shape), part in parts}
+
 
 def optimizer_metric(space: WeightSpace, moments: Mapping[str, Tensor]) -> Tensor:
     """(p,) scale s of the gradient's entries with s² = mean(√v̂) / (√v̂ + ε).

@@ -14,6 +14,7 @@ from affinity_service.engine.train import train_model
 from affinity_service.engine.train_job import TrainJob
 from affinity_service.errors import UserError
 from affinity_service.evaluation.stacked import Run, StackedTrainer, split_losses
+from affinity_service.gradients.weight_space import WeightSpace, optimizer_metric
 from affinity_service.models import build_model
 from affinity_service.tasks import VALIDATION
 from tests.suites import mixed_suite
@@ -34,8 +35,14 @@ def train(tmp_path, **changes):
     return train_model(job, ResourceConfig(), str(tmp_path), f"train-{uuid.uuid4().hex[:8]}")
 
 
-def test_one_worker_learns_what_plain_torch_learns_and_the_loss_is_that_of_the_weights(tmp_path):
-    trained = train(tmp_path)
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """One worker, no sharding."""
+    return train(tmp_path_factory.mktemp("one"))
+
+
+def test_one_worker_learns_what_plain_torch_learns_and_the_loss_is_that_of_the_weights(one):
+    trained = one
     (plain,) = StackedTrainer(SUITE, TRAIN, build, "cpu").train([Run((0, 1, 2, 3), 0)])
     weights = load(trained.weights)
     for name, value in plain.weights.items():
@@ -50,8 +57,8 @@ def test_one_worker_learns_what_plain_torch_learns_and_the_loss_is_that_of_the_w
 
 
 @pytest.mark.parametrize("changes", [{"zero_stage": 3}, {"zero_stage": 1, "accumulation": 2, "precision": "bf16"}])
-def test_workers_and_zero_stages_learn_the_same(tmp_path, changes):
-    one, two = train(tmp_path), train(tmp_path, workers=2, **changes)
+def test_workers_and_zero_stages_learn_the_same(one, tmp_path, changes):
+    two = train(tmp_path, workers=2, **changes)
     exact = "precision" not in changes
     a, b = load(one.weights), load(two.weights)
     for name in a:
@@ -61,6 +68,17 @@ def test_workers_and_zero_stages_learn_the_same(tmp_path, changes):
         np.testing.assert_allclose(va[name], vb[name], rtol=1e-3 if exact else 0.2, atol=1e-7 if exact else 1e-3)
     losses = [[epoch["validation_loss"] for epoch in run.state.history] for run in (one, two)]
     np.testing.assert_allclose(*losses, rtol=1e-5 if exact else 1e-2)
+
+
+def test_sgd_with_momentum_learns_what_plain_torch_learns_and_weighs_all_entries_alike(tmp_path):
+    changes = {"optimizer": "sgd", "learning_rate": 0.1, "zero_stage": 1}
+    trained = train(tmp_path, **changes)
+    sgd = TRAIN.model_copy(update=changes)
+    (plain,) = StackedTrainer(SUITE, sgd, build, "cpu").train([Run((0, 1, 2, 3), 0)])
+    for name, value in load(trained.weights).items():
+        np.testing.assert_allclose(value, plain.weights[name], atol=2e-5)
+    space = WeightSpace({name: tuple(value.shape) for name, value in plain.weights.items()})
+    assert (optimizer_metric(space, load(trained.moments)) == 1).all()
 
 
 def test_a_diverging_training_is_an_error_that_says_what_to_change(tmp_path):

@@ -40,17 +40,20 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings["fits"] |= {"tile": 1, "workers": 2}
     settings["group_models"] |= {"models_per_trial": 4, "workers": 2}
     (root / "config.yaml").write_text(yaml.safe_dump(settings))
+    # Nothing is to be caught here, and the number of rows at a time changes no result.
+    settings["gradients"]["batch_rows"] = 512
+    (root / "undisturbed.yaml").write_text(yaml.safe_dump(settings))
     return root
 
 
 class Driver:
     """`affinity run` in a process of its own, with the study's files and its Ray processes in sight."""
 
-    def __init__(self, root: Path, study: Path, log: str, until: str) -> None:
+    def __init__(self, root: Path, study: Path, log: str, until: str, config: str) -> None:
         self.study, self.log_path = study, root / f"{study.name}-{log}.log"
         self.cache = root / f"cache-{study.name}"
         self.environment = {**os.environ, "XDG_CACHE_HOME": str(self.cache)}
-        command = [sys.executable, "-m", "affinity_service", "-v", "run", str(root / "config.yaml")]
+        command = [sys.executable, "-m", "affinity_service", "-v", "run", str(root / config)]
         with self.log_path.open("w") as stream:
             self.process = subprocess.Popen(
                 [*command, "--study", str(study), "--until", until],
@@ -107,15 +110,17 @@ class Driver:
         family = psutil.Process(self.process.pid).children(recursive=True)
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        _, alive = psutil.wait_procs(family, timeout=20)
+        _, alive = psutil.wait_procs(family, timeout=3)
         for process in alive:
             with contextlib.suppress(psutil.Error):
                 process.kill()
 
 
 @contextlib.contextmanager
-def driving(root: Path, study: Path, log: str, until: str = "affinity") -> Iterator[Driver]:
-    driver = Driver(root, study, log, until)
+def driving(
+    root: Path, study: Path, log: str, until: str = "affinity", config: str = "config.yaml"
+) -> Iterator[Driver]:
+    driver = Driver(root, study, log, until, config)
     try:
         yield driver
     finally:
@@ -125,7 +130,7 @@ def driving(root: Path, study: Path, log: str, until: str = "affinity") -> Itera
 
 @pytest.fixture(scope="session")
 def undisturbed(workspace: Path) -> Study:
-    with driving(workspace, workspace / "undisturbed", "only") as driver:
+    with driving(workspace, workspace / "undisturbed", "only", config="undisturbed.yaml") as driver:
         driver.finish()
     return Study.open(workspace / "undisturbed")
 
