@@ -59,7 +59,8 @@ STAGES = (
         "validation",
         ("validation",),
         ("suite", "base_model", "gradients", "fits"),
-        ("validation/", "fidelity.json"),
+        # The true trainings in validation/ are named by what decides them and stay.
+        ("fidelity.json",),
         "validation:validate",
         optional=True,
     ),

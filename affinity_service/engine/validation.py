@@ -18,7 +18,7 @@ from affinity_service.affinity.estimates import Moment, SubsetEstimates, stated_
 from affinity_service.affinity.first_order import first_order_losses
 from affinity_service.affinity.linearized import LinearizedEstimator
 from affinity_service.affinity.recipe import recipe_config, recipe_rows
-from affinity_service.artifacts import StudyFolder
+from affinity_service.artifacts import StudyFolder, fingerprint
 from affinity_service.config import Config
 from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.fits import Inputs, load_inputs
@@ -58,16 +58,36 @@ def validation_subsets(config: Config, tasks: int) -> list[tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class Piece:
-    """One seed of some subsets; `linearised` trains the oracle instead of the truth."""
+    """One seed of some subsets, from number `first` on; `linearised` trains the oracle instead of the truth. `key`
+    fingerprints all that decides its losses, so that a piece outlives changes that do not: of the estimates, of how
+    many subsets and seeds are asked for."""
 
     linearised: bool
+    number: int
     seed: int
     first: int
     subsets: list[tuple[int, ...]]
+    key: str
 
     @property
     def name(self) -> str:
-        return f"validation/{'oracle' if self.linearised else 'truth'}-{self.seed:03d}-{self.first:05d}.parquet"
+        return f"validation/{'oracle' if self.linearised else 'truth'}-{self.key}.parquet"
+
+
+def pieces_of(config: Config, folder: StudyFolder, suite: Suite, subsets: Sequence[tuple[int, ...]]) -> list[Piece]:
+    settings = config.validation
+    from_base = settings.start == "base"
+    start = (folder.manifest("base_model") or {})["identity"] if from_base else suite.content_hash
+    epochs = config.fits.epochs if from_base else config.base.epochs
+    parts = [config.model.fingerprint_part(), config.base.fingerprint_part(), settings.start, start, epochs]
+    found = []
+    for linearised, count in ((False, 2 * settings.seeds), (True, settings.oracle_seeds if from_base else 0)):
+        for number, seed in enumerate(seeds_of("oracle" if linearised else "truth", settings.seed, count)):
+            for first in range(0, len(subsets), settings.tile):
+                own = list(subsets[first : first + settings.tile])
+                key = fingerprint([parts, linearised, seed, own])[:16]
+                found.append(Piece(linearised, number, seed, first, own, key))
+    return found
 
 
 @ray.remote
@@ -78,20 +98,19 @@ def train_piece(suite: Suite, piece: Piece, config: Config, folder: StudyFolder)
     if config.validation.start == "base":
         weights, epochs = base_weights(folder), config.fits.epochs
     tuner = FineTuner(suite, config, weights, device_here(), piece.linearised, record_test=True, epochs=epochs)
-    seed = seeds_of("oracle" if piece.linearised else "truth", config.validation.seed, piece.seed + 1)[-1]
-    (tuned,) = tuner.run(piece.subsets, [seed])
+    (tuned,) = tuner.run(piece.subsets, [piece.seed])
     facts = {"flops": repr(tuned.flops), "seconds": repr(time.perf_counter() - start)}
-    table = _truth_table(tuned, piece.subsets, piece.first).replace_schema_metadata(facts)
+    table = _truth_table(tuned, piece.subsets).replace_schema_metadata(facts)
     write_table(folder, piece.name, table)
 
 
-def _truth_table(tuned: FineTuned, subsets: Sequence[tuple[int, ...]], first: int) -> pa.Table:
-    """One row per subset and epoch: lists over the subset's tasks."""
+def _truth_table(tuned: FineTuned, subsets: Sequence[tuple[int, ...]]) -> pa.Table:
+    """One row per subset, by its number in the piece, and epoch: lists over the subset's tasks."""
     assert tuned.test is not None
     epochs = tuned.validation.shape[1]
     return pa.table(
         {
-            "subset": np.repeat(np.arange(first, first + len(subsets)), epochs),
+            "subset": np.repeat(np.arange(len(subsets)), epochs),
             "epoch": np.tile(np.arange(1, epochs + 1), len(subsets)),
             "tasks": [list(s) for s in subsets for _ in range(epochs)],
             "validation_loss": [tuned.validation[i, e, list(s)] for i, s in enumerate(subsets) for e in range(epochs)],
@@ -100,15 +119,16 @@ def _truth_table(tuned: FineTuned, subsets: Sequence[tuple[int, ...]], first: in
     )
 
 
-def read_truth(folder: StudyFolder, names: Sequence[str], subsets: int, tasks: int) -> FineTuned:
-    """The tiles of one seed."""
-    rows = [row for name in names for row in read_table(folder, name).to_pylist()]
-    epochs = max(row["epoch"] for row in rows)
+def read_truth(folder: StudyFolder, pieces: Sequence[Piece], tasks: int) -> FineTuned:
+    """The pieces of one seed."""
+    rows = [(piece.first, row) for piece in pieces for row in read_table(folder, piece.name).to_pylist()]
+    epochs = max(row["epoch"] for _, row in rows)
+    subsets = sum(len(piece.subsets) for piece in pieces)
     validation, test = (np.full((subsets, epochs, tasks), np.nan) for _ in range(2))
-    for row in rows:
-        validation[row["subset"], row["epoch"] - 1, row["tasks"]] = row["validation_loss"]
-        test[row["subset"], row["epoch"] - 1, row["tasks"]] = row["test_loss"]
-    return FineTuned(validation, test, sum(float(read_metadata(folder, name)["flops"]) for name in names))
+    for first, row in rows:
+        validation[first + row["subset"], row["epoch"] - 1, row["tasks"]] = row["validation_loss"]
+        test[first + row["subset"], row["epoch"] - 1, row["tasks"]] = row["test_loss"]
+    return FineTuned(validation, test, sum(float(read_metadata(folder, piece.name)["flops"]) for piece in pieces))
 
 
 @ray.remote
@@ -171,13 +191,7 @@ def validate(context: StageContext) -> StageOutcome:
             f"validation.sizes {settings.sizes} leave {len(subsets)} subsets of {tasks} tasks beside the probes: at "
             "least 2 are needed; widen the sizes or set fits.probes to 0"
         )
-    oracles = settings.oracle_seeds if settings.start == "base" else 0
-    pieces = [
-        Piece(linearised, seed, start, subsets[start : start + settings.tile])
-        for linearised, seeds in ((False, 2 * settings.seeds), (True, oracles))
-        for seed in range(seeds)
-        for start in range(0, len(subsets), settings.tile)
-    ]
+    pieces = pieces_of(config, folder, suite, subsets)
     missing = [pieces[index] for index in context.unfinished([piece.name for piece in pieces], "true trainings")]
     wanted = max(1, min(settings.workers, len(missing)))
     workers = workers_with_room("validation", wanted, config.resources, context.warn)
@@ -190,12 +204,12 @@ def validate(context: StageContext) -> StageOutcome:
     for done, _ in enumerate(map_unordered(submit, range(workers), missing), len(pieces) - len(missing) + 1):
         context.progress(done, len(pieces), "pieces of true training")
 
-    def read(linearised: bool, seed: int) -> FineTuned:
-        own = [piece.name for piece in pieces if (piece.linearised, piece.seed) == (linearised, seed)]
-        return read_truth(folder, own, len(subsets), tasks)
+    def read(linearised: bool) -> list[FineTuned]:
+        own = [piece for piece in pieces if piece.linearised == linearised]
+        numbers = sorted({piece.number for piece in own})
+        return [read_truth(folder, [piece for piece in own if piece.number == n], tasks) for n in numbers]
 
-    per_seed = [read(False, seed) for seed in range(2 * settings.seeds)]
-    oracle = [read(True, seed) for seed in range(oracles)]
+    per_seed, oracle = read(False), read(True)
     epochs = per_seed[0].validation.shape[1]
     moments: list[Moment] = ["best", *(e for e in EPOCHS if e <= epochs and settings.start == "base")]
     inputs = load_inputs.options(**TASK_RETRIES).remote(folder)

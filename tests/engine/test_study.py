@@ -191,9 +191,20 @@ def test_validation_measures_the_estimates_and_reuses_true_trainings(estimated, 
     assert 0 <= fidelity["best_validation"]["estimate"]["coverage_90"] <= 1
     assert 0 < fidelity["flops_ratio_model"] < fidelity["flops_ratio_total"]
 
-    pieces = {path.name for path in (tmp_path / "study/validation").iterdir()}
-    assert len([name for name in pieces if name.startswith("truth")]) == 4
-    assert len([name for name in pieces if name.startswith("oracle")]) == 2
+    pieces = sorted((tmp_path / "study/validation").iterdir())
+    assert len([path for path in pieces if path.name.startswith("truth")]) == 4
+    assert len([path for path in pieces if path.name.startswith("oracle")]) == 2
+
+    # Other estimates are measured by the same trainings; more subsets and seeds add to them.
+    written = {path: path.stat().st_mtime_ns for path in pieces}
+    content["fits"]["solution"] = "ridge"
+    content["validation"] |= {"subsets": 7, "seeds": 2}
+    again = Study.run(Config.parse(content), tmp_path / "study", until="validation").folder.read_json("fidelity.json")
+    assert again["subsets"] == 7
+    assert again["best_validation"]["estimate"] != fidelity["best_validation"]["estimate"]
+    kept = [path for path in pieces if path.exists() and path.stat().st_mtime_ns == written[path]]
+    assert kept == pieces
+    assert len([p for p in (tmp_path / "study/validation").iterdir() if p.name.startswith("truth")]) == 14
 
 
 def test_every_subset_can_be_trained_instead_and_groups_follow_their_own_losses(estimated, tmp_path):
