@@ -45,6 +45,8 @@ FIT_START = 5.5
 TUNE_START = 10.0
 REPORT = 1.5
 AFFINITY, GROUPS = 0.15, 0.6
+# As grouping/direct.py: so many groups at most are looked at.
+DIRECT_MOST = 5000
 # A step of stacked training in tiny operations (vmap, autograd, optimizer), and the elementwise operations it makes per
 # weight (the optimizer's passes over fresh memory) and per activation.
 STACK_OPERATIONS = 2500
@@ -104,18 +106,19 @@ def gradient_seconds(config: Config, work: Workload, machine: Machine, workers: 
 def fit_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
     """Start, probes, then the estimates of all subsets."""
     subsets = Subsets.of(config, work.tasks)
-    if config.affinity.estimator == "trained":
-        return FIT_START * machine.rates.interpreter * machine.rates.slowdown + trained_seconds(
-            config, work, machine, workers
-        )
-    one = path_seconds if config.solution == "path" else ridge_seconds
-    every = one(config, work, machine, workers)
-    probes = config.fits.probes
-    if probes:
+    every, probes = subset_seconds(config, work, machine, workers), config.fits.probes
+    if probes and config.affinity.estimator != "trained":
         every += (
             fine_tuning_seconds(config, work, machine, PROBE_SEEDS * probes) + every * workers * probes / subsets.count
         )
     return FIT_START * machine.rates.interpreter * machine.rates.slowdown + every
+
+
+def subset_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
+    """The estimates of all subsets by the estimator that the config names."""
+    if config.affinity.estimator == "trained":
+        return trained_seconds(config, work, machine, workers)
+    return (path_seconds if config.solution == "path" else ridge_seconds)(config, work, machine, workers)
 
 
 def fine_tuning_seconds(config: Config, work: Workload, machine: Machine, models: int) -> float:
@@ -166,9 +169,21 @@ def affinity_seconds(config: Config, work: Workload, machine: Machine) -> float:
 def group_seconds(config: Config, work: Workload, machine: Machine) -> float:
     """The semidefinite programme by SCS: 0.3 s for 50 tasks, 0.6 for 100, 3 for 200. `auto` tries many k first."""
     tasks = work.tasks
-    programme = 0.3 * (tasks / 50) + 2.0 * (tasks / 200) ** 3 if config.groups.method == "sdp" else 0.0
+    clusters = config.groups.method in ("sdp", "direct")
+    programme = 0.3 * (tasks / 50) + 2.0 * (tasks / 200) ** 3 if clusters else 0.0
     choosing = 3.0 * (tasks / 200) ** 2 if config.groups.k == "auto" else 0.0
-    return (GROUPS + programme + choosing) * machine.rates.interpreter * machine.rates.slowdown
+    seconds = (GROUPS + programme + choosing) * machine.rates.interpreter * machine.rates.slowdown
+    if config.groups.method == "direct":
+        seconds += (
+            subset_seconds(config, work, machine, 1) * _descended(config, tasks) / Subsets.of(config, tasks).count
+        )
+    return seconds
+
+
+def _descended(config: Config, tasks: int) -> float:
+    """Groups whose losses a descent asks for: twice all moves of one task, once all swaps of two."""
+    k = expected_groups(config, tasks)
+    return min(DIRECT_MOST, 4 * tasks * (k - 1) + tasks**2 * (1 - 1 / k))
 
 
 def group_model_seconds(

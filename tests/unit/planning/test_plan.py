@@ -33,10 +33,12 @@ def test_constants_are_those_of_the_code_that_is_planned():
     from affinity_service.engine import fits
     from affinity_service.evaluation import fine_tuning
     from affinity_service.gradients import subspace_basis
-    from affinity_service.planning import flops, memory
+    from affinity_service.grouping import direct
+    from affinity_service.planning import flops, memory, seconds
 
     for name in ("MEANS_SHARE", "OVERSAMPLING", "POWER_ITERATIONS"):
         assert getattr(flops, name) == getattr(subspace_basis, name)
+    assert seconds.DIRECT_MOST == direct.MOST
     assert flops.TRAINED_SEEDS == trained.SEEDS
     assert flops.PROBE_SEEDS == fits.PROBE_SEEDS
     assert flops.SMALL_NETWORK == build.SMALL_NETWORK
@@ -80,6 +82,11 @@ def test_larger_settings_cost_more(section, change, stage, config, workload, mac
     assert grown.seconds > less.seconds
     assert grown.flops > less.flops
     assert grown.bytes >= less.bytes
+
+
+def test_groups_by_their_own_losses_cost_estimates(config, workload, machine):
+    times = {m: planned(config(groups={"method": m}), workload(), machine)["groups"].seconds for m in ("sdp", "direct")}
+    assert times["direct"] > times["sdp"] + 1
 
 
 def test_more_workers_take_less_time_and_more_memory_up_to_the_cores(config, workload, machine):
