@@ -18,9 +18,10 @@ from affinity_service.grouping.matrix import (
     checked_integer,
     symmetrised,
 )
-from affinity_service.grouping.partition import density, groups_of
-from affinity_service.grouping.rounding import rounded
-from affinity_service.grouping.sdp import certified_bound, solve_relaxation
+from affinity_service.grouping.partition import density, density_of_labels, groups_of
+from affinity_service.grouping.relaxation import solve_relaxation
+from affinity_service.grouping.rounding import quick_start, rounded
+from affinity_service.grouping.sdp import certified_bound
 
 Method = Literal["sdp", "spectral", "agglomerative", "random"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -50,7 +51,7 @@ def cluster(
     seed: int = 0,
     bound: bool = False,
     max_k: int | None = None,
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-4,
 ) -> Grouping:
     """Partition tasks into exactly k groups of high mutual affinity.
 
@@ -60,7 +61,7 @@ def cluster(
 
     Methods: "sdp" solves the semidefinite relaxation, rounds it and keeps the best of several polished starts
     (see `rounding.rounded`); "spectral" and "agglomerative" are scikit-learn's on the affinities; "random" is
-    a random partition of near-equal sizes. T = 500 takes "sdp" about a minute.
+    a random partition of near-equal sizes. T = 500 takes "sdp" some seconds (`tests/benchmarks/sdp.py`).
 
     Args:
         affinity: (T, T) finite; rows receive, columns give; higher is better.
@@ -71,7 +72,7 @@ def cluster(
         bound: for methods other than "sdp", solve the relaxation for its tighter bound too; without it the
             bound is spectral (top eigenvalues) and cheap.
         max_k: with k="auto", the largest k tried; default max(2, T // 2): beyond it some task must be alone.
-        tolerance: accuracy asked of SCS; the bound is valid at any.
+        tolerance: relative accuracy of the relaxation; the bound is valid at any.
 
     Returns:
         Grouping with plain Python numbers.
@@ -85,7 +86,7 @@ def cluster(
         raise UserError(f"method: found {method!r}; expected one of {', '.join(METHODS)}")
     seed = checked_integer(seed, "seed", 0, 2**32 - 1)
     if not 0 < tolerance < 1:
-        raise UserError(f"tolerance: found {tolerance!r}; expected a number between 0 and 1, such as 1e-5")
+        raise UserError(f"tolerance: found {tolerance!r}; expected a number between 0 and 1, such as 1e-4")
     problem = canonical(matrix)
     groups_wanted = _checked_k(k, max_k, problem, seed)
     labels, canonical_bound = _solve(matrix, problem, groups_wanted, method, seed, bound, tolerance)
@@ -120,7 +121,9 @@ def _solve(
         return labels, 0.0
     if method != "sdp" and not bound:
         return _baseline(matrix, k, method, seed), certified_bound(problem.matrix, k)
-    relaxation = solve_relaxation(problem.matrix, k, tolerance=tolerance)
+    start = quick_start(problem.matrix, k)
+    reached = density_of_labels(problem.matrix, start, k)
+    relaxation = solve_relaxation(problem.matrix, k, tolerance=tolerance, reached=reached)
     upper = certified_bound(problem.matrix, k, relaxation.multipliers)
     if method == "sdp":
         return rounded(problem.matrix, relaxation.solution, matrix, k, seed, upper), upper

@@ -17,6 +17,11 @@ _FEWEST_KICKS = 20
 _PROVED = 1e-7
 
 
+def quick_start(matrix: Floats, k: int) -> Labels:
+    """Greedy merging polished by local moves: often optimal already, and then the relaxation need only prove it."""
+    return improve(matrix, merge_path(matrix, k)[k], k)
+
+
 def rounded(matrix: Floats, relaxed: Floats | None, symmetric: Floats, k: int, seed: int, upper: float) -> Labels:
     """The best of several partitions, each polished by local moves, then kicked about unless proved optimal.
 

@@ -11,7 +11,8 @@ from hypothesis.extra.numpy import arrays
 from affinity_service.grouping import METHODS, centre_rows, cluster, select_networks
 from affinity_service.grouping.matrix import canonical, symmetrised
 from affinity_service.grouping.partition import density, groups_of
-from affinity_service.grouping.sdp import dual_bound, solve_relaxation
+from affinity_service.grouping.relaxation import solve_relaxation
+from affinity_service.grouping.sdp import dual_bound
 
 entries = st.floats(-1e6, 1e6, allow_subnormal=False)
 

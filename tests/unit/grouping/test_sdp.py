@@ -5,7 +5,9 @@ import pytest
 
 from affinity_service.grouping.matrix import canonical, symmetrised
 from affinity_service.grouping.partition import density, groups_of
-from affinity_service.grouping.sdp import certified_bound, dual_bound, solve_relaxation
+from affinity_service.grouping.relaxation import solve_relaxation
+from affinity_service.grouping.sdp import certified_bound, dual_bound
+from affinity_service.grouping.sdp_reference import solve_relaxation_reference
 
 
 def _planted(tasks: int, k: int, noise: float, seed: int) -> np.ndarray:
@@ -39,6 +41,31 @@ def test_solution_is_feasible_and_multipliers_certify_its_value() -> None:
     bound = dual_bound(matrix, 4, relaxation.multipliers)
     assert bound == pytest.approx((matrix * x).sum(), rel=1e-3)
     assert bound < dual_bound(matrix, 4, np.zeros_like(matrix))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "k", "noise"), [(16, 4, 0.3), (30, 5, 2.0), (12, 11, 1.0), (12, 2, 1.0), (3, 2, 1.0)]
+)
+def test_solver_and_reference_agree(tasks: int, k: int, noise: float) -> None:
+    matrix = canonical(_planted(tasks, k, noise, 3)).matrix
+    ours, reference = solve_relaxation(matrix, k), solve_relaxation_reference(matrix, k, tolerance=1e-7)
+    assert ours.solution is not None
+    assert reference.solution is not None
+    value = (matrix * reference.solution).sum()
+    assert (matrix * ours.solution).sum() == pytest.approx(value, rel=1e-4)
+    bound = dual_bound(matrix, k, ours.multipliers)
+    assert bound == pytest.approx(value, rel=1e-4)
+    assert bound == pytest.approx(dual_bound(matrix, k, reference.multipliers), rel=1e-4)
+    assert ours.solution.min() > -1e-4
+    np.testing.assert_allclose(ours.solution.sum(axis=1), 1, atol=1e-9)
+
+
+def test_what_is_reached_already_only_has_to_be_proved() -> None:
+    matrix = canonical(_planted(40, 4, 0.3, 1)).matrix
+    planted = density(matrix, groups_of(np.arange(40) % 4))
+    quick, full = (solve_relaxation(matrix, 4, tolerance=1e-3, reached=r) for r in (planted, None))
+    assert quick.steps < full.steps
+    assert certified_bound(matrix, 4, quick.multipliers) - planted <= 1e-3 * planted
 
 
 def test_relaxation_is_tight_on_a_clearly_planted_matrix() -> None:
