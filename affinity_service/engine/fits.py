@@ -38,7 +38,7 @@ from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.placement import workers_with_room
 from affinity_service.engine.pool import TASK_RETRIES, map_unordered, result
 from affinity_service.engine.session import actor_options
-from affinity_service.evaluation.fine_tuning import FineTuner, seeds_of
+from affinity_service.evaluation.fine_tuning import FineTuned, FineTuner, seeds_of
 from affinity_service.evaluation.flops import flop_counter
 from affinity_service.evaluation.stacked import split_losses
 from affinity_service.fitting import subset_design
@@ -86,29 +86,38 @@ def fit_tile(
 
 
 @ray.remote
-def fine_tune_probes(inputs: Inputs, suite: Suite, config: Config, folder: StudyFolder) -> None:
-    """Fine-tune the probes, compare, and write what they say."""
+def fine_tune_probes(suite: Suite, seed: int, config: Config, folder: StudyFolder) -> tuple[FineTuned, float]:
+    """Truly fine-tune all probes with one seed; and the seconds it took."""
     start = time.perf_counter()
-    device = device_here()
+    subsets = probe_subsets(len(suite.tasks), config.fits.probes, config.fits.seed)
+    (tuned,) = FineTuner(suite, config, base_weights(folder), device_here()).run(subsets, [seed])
+    return tuned, time.perf_counter() - start
+
+
+@ray.remote
+def calibrate_by_probes(
+    inputs: Inputs, suite: Suite, config: Config, folder: StudyFolder, *tuned: tuple[FineTuned, float]
+) -> None:
+    """Compare the probes with their predictions and write what they say."""
+    start = time.perf_counter()
     rows, anchor = inputs
-    weights = base_weights(folder)
+    truths, seconds = zip(*tuned, strict=True)
     subsets = probe_subsets(len(suite.tasks), config.fits.probes, config.fits.seed)
     moment = stated_moment(config)
-    with flop_counter() as counter:
-        seeds = seeds_of("probe", config.fits.seed, PROBE_SEEDS)
-        truths = FineTuner(suite, config, weights, device).run(subsets, seeds)
     losses, epochs = (np.mean(each, axis=0) for each in zip(*(truth.at(moment) for truth in truths), strict=True))
-    flops = float(counter.get_total_flops())
     noise = stop_noise([truth.validation for truth in truths])
     # A penalty that the user gave stays as it is.
     factors = PENALTY_FACTORS if config.solution == "ridge" and config.fits.l2 == "auto" else (1.0,)
     predicted = {}
-    for factor in factors:
-        estimator = linearized_estimator(config, folder, rows, anchor, suite.tasks, factor, noise, device)
-        predicted[factor] = estimator.estimate(subsets).losses
+    with flop_counter() as counter:
+        for factor in factors:
+            estimator = linearized_estimator(config, folder, rows, anchor, suite.tasks, factor, noise, device_here())
+            predicted[factor] = estimator.estimate(subsets).losses
     base = split_losses(base_model(config, folder, suite.inputs.shape[1:], suite.tasks), suite, VALIDATION)
     true = [losses[i, list(subset)] for i, subset in enumerate(subsets)]
-    found = calibrate(predicted, true, base, subsets, flops, time.perf_counter() - start, noise)
+    flops = sum(truth.flops for truth in truths) + float(counter.get_total_flops())
+    spent = sum(seconds) + time.perf_counter() - start
+    found = calibrate(predicted, true, base, subsets, flops, spent, noise)
     table = pa.table(
         {
             "tasks": [[suite.names[task] for task in subset] for subset in subsets],
@@ -139,7 +148,9 @@ def fit_subsets_stage(context: StageContext) -> StageOutcome:
     probes = probe_subsets(len(suite.tasks), config.fits.probes, config.fits.seed)
     if probes and linearized and not folder.exists(CALIBRATION):
         context.progress(0, len(subsets), f"{len(probes)} probes")
-        result(fine_tune_probes.options(**options).remote(inputs, reference, config, folder))
+        seeds = seeds_of("probe", config.fits.seed, PROBE_SEEDS)
+        tuned = [fine_tune_probes.options(**options).remote(reference, seed, config, folder) for seed in seeds]
+        result(calibrate_by_probes.options(**options).remote(inputs, reference, config, folder, *tuned))
     calibration = read_calibration(folder)
 
     def submit(_: int, start: int) -> ray.ObjectRef:

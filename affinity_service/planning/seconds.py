@@ -108,9 +108,9 @@ def fit_seconds(config: Config, work: Workload, machine: Machine, workers: int) 
     subsets = Subsets.of(config, work.tasks)
     every, probes = subset_seconds(config, work, machine, workers), config.fits.probes
     if probes and config.affinity.estimator != "trained":
-        every += (
-            fine_tuning_seconds(config, work, machine, PROBE_SEEDS * probes) + every * workers * probes / subsets.count
-        )
+        # A stack of all probes per seed, side by side where there is room.
+        waves = math.ceil(PROBE_SEEDS / max(1, min(workers, PROBE_SEEDS)))
+        every += waves * fine_tuning_seconds(config, work, machine, probes) + every * workers * probes / subsets.count
     return FIT_START * machine.rates.interpreter * machine.rates.slowdown + every
 
 

@@ -206,6 +206,14 @@ def test_validation_measures_the_estimates_and_reuses_true_trainings(estimated, 
     assert kept == pieces
     assert len([p for p in (tmp_path / "study/validation").iterdir() if p.name.startswith("truth")]) == 14
 
+    # From scratch there is one moment, the best; fine-tuning's horizon and errors are none of its business.
+    content["validation"] |= {"start": "initial", "subsets": 4, "seeds": 1}
+    scratch = Study.run(Config.parse(content), tmp_path / "study", until="validation").folder.read_json("fidelity.json")
+    assert [name for name, found in scratch.items() if isinstance(found, dict)] == ["best_validation"]
+    assert scratch["start"] == "initial"
+    assert "oracle" not in scratch["best_validation"]
+    assert "coverage_90" not in scratch["best_validation"]["estimate"]
+
 
 def test_every_subset_can_be_trained_instead_and_groups_follow_their_own_losses(estimated, tmp_path):
     shutil.copytree(estimated.folder.root, tmp_path / "study")
