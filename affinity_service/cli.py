@@ -113,6 +113,27 @@ def predict(
 
 
 @app.command()
+def partners(
+    study: StudyPath,
+    task: Annotated[str, typer.Option(help="The target.")],
+    size: Annotated[int, typer.Option(help="Partners at most.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Find the tasks that help one target most, without training."""
+    table = _open(study).best_partners(task, size)
+    alone = table.attrs["alone"]
+    if as_json:
+        print_json({"task": task, "alone": alone, "partners": table.to_dict("records")})
+        return
+    view = Table("partner", *(right(x) for x in ("predicted loss of the target", "gain")))
+    view.add_row(Text("(alone)"), f"{alone:.4f}", "")
+    for row in table.itertuples():
+        view.add_row(Text(str(row.partner)), f"{row.predicted_loss:.4f}", f"{row.gain:.4f}")
+    out.print(view)
+    out.print("Each partner is the best beside those above it." if len(table) else "No partner is predicted to help.")
+
+
+@app.command()
 def group(
     study: StudyPath,
     k: Annotated[str, typer.Option(help="Number of groups, or auto.")] = "auto",

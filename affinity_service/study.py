@@ -14,6 +14,7 @@ from affinity_service.affinity.build import study_estimator
 from affinity_service.affinity.calibration import Calibration, read_calibration
 from affinity_service.affinity.estimates import Estimator
 from affinity_service.affinity.matrix import AffinityMatrix
+from affinity_service.affinity.partners import forward_selection
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.errors import UserError
@@ -156,6 +157,38 @@ class Study:
                 "alone": [float(loss[0]) for loss in estimates.losses[1:]],
             }
         )
+
+    def best_partners(self, task: str, size: int = 3) -> pd.DataFrame:
+        """Up to `size` auxiliary tasks for one target, by forward selection on its predicted loss; without training.
+
+        Returns
+        -------
+        Columns partner, in the order they were taken; predicted_loss of the target with this and those before; gain,
+        by how much this one lowers it. Empty where no partner helps. ``.attrs["alone"]`` is the loss of the target by
+        itself.
+
+        Raises
+        ------
+        UserError
+            A task that the study does not know, or a size below 1.
+        """
+        (target,) = task_index([task], self.tasks)
+        if size < 1:
+            raise UserError(f"size: found {size}; expected at least 1 partner")
+        self.require("fits")
+        alone, chosen = forward_selection(
+            lambda subsets: self._estimator.estimate(subsets).losses, target, len(self.tasks), size
+        )
+        losses = [partner.predicted_loss for partner in chosen]
+        table = pd.DataFrame(
+            {
+                "partner": [self.tasks[partner.task] for partner in chosen],
+                "predicted_loss": losses,
+                "gain": [before - after for before, after in zip([alone, *losses], losses, strict=False)],
+            }
+        )
+        table.attrs["alone"] = alone
+        return table
 
     @cached_property
     def _estimator(self) -> Estimator:

@@ -97,6 +97,13 @@ def test_predictions_are_those_of_the_design(estimated):
         study.predict(["up", "up"])
     with pytest.raises(UserError, match=r"k.* 9"):
         study.group(k=9)
+    partners = study.best_partners("up", size=2)
+    assert (partners.gain > 0).all()
+    assert "up" not in set(partners.partner)
+    if len(partners):
+        beside = study.predict(["up", *partners.partner]).set_index("task")
+        assert beside.predicted_loss["up"] == pytest.approx(partners.predicted_loss.iloc[-1], rel=1e-5)
+        assert beside.alone["up"] == pytest.approx(partners.attrs["alone"], rel=1e-5)
     direct = study.group(k=2, method="direct")
     assert sorted(task for group in direct.tasks for task in group) == sorted(study.tasks)
     assert direct.objective <= direct.bound + 1e-9
