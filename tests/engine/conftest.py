@@ -1,4 +1,4 @@
-"""One real local Ray for the whole session."""
+"""Small configs, and a study that several tests look at."""
 
 from __future__ import annotations
 
@@ -9,15 +9,8 @@ import pytest
 
 from affinity_service import Study
 from affinity_service.config import Config
-from affinity_service.engine.session import connected
 from affinity_service.tasks import Suite
 from tests.suites import mixed_suite, small_settings, write_suite
-
-
-@pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    with connected():
-        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from affinity_service import Study
+from affinity_service.config import Config
 from affinity_service.tables import read_table
 from tests.suites import mixed_suite, small_settings, write_suite
 
@@ -40,20 +41,17 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings["fits"] |= {"tile": 1, "workers": 2}
     settings["group_models"] |= {"models_per_trial": 4, "workers": 2}
     (root / "config.yaml").write_text(yaml.safe_dump(settings))
-    # Nothing is to be caught here, and the number of rows at a time changes no result.
-    settings["gradients"]["batch_rows"] = 512
-    (root / "undisturbed.yaml").write_text(yaml.safe_dump(settings))
     return root
 
 
 class Driver:
     """`affinity run` in a process of its own, with the study's files and its Ray processes in sight."""
 
-    def __init__(self, root: Path, study: Path, log: str, until: str, config: str) -> None:
+    def __init__(self, root: Path, study: Path, log: str, until: str) -> None:
         self.study, self.log_path = study, root / f"{study.name}-{log}.log"
         self.cache = root / f"cache-{study.name}"
         self.environment = {**os.environ, "XDG_CACHE_HOME": str(self.cache)}
-        command = [sys.executable, "-m", "affinity_service", "-v", "run", str(root / config)]
+        command = [sys.executable, "-m", "affinity_service", "-v", "run", str(root / "config.yaml")]
         with self.log_path.open("w") as stream:
             self.process = subprocess.Popen(
                 [*command, "--study", str(study), "--until", until],
@@ -117,10 +115,8 @@ class Driver:
 
 
 @contextlib.contextmanager
-def driving(
-    root: Path, study: Path, log: str, until: str = "affinity", config: str = "config.yaml"
-) -> Iterator[Driver]:
-    driver = Driver(root, study, log, until, config)
+def driving(root: Path, study: Path, log: str, until: str = "affinity") -> Iterator[Driver]:
+    driver = Driver(root, study, log, until)
     try:
         yield driver
     finally:
@@ -129,10 +125,13 @@ def driving(
 
 
 @pytest.fixture(scope="session")
-def undisturbed(workspace: Path) -> Study:
-    with driving(workspace, workspace / "undisturbed", "only", config="undisturbed.yaml") as driver:
-        driver.finish()
-    return Study.open(workspace / "undisturbed")
+def undisturbed(workspace: Path, ray_session: None) -> Study:
+    settings = yaml.safe_load((workspace / "config.yaml").read_text())
+    # Nothing is to be caught here, and the number of rows at a time changes no result.
+    settings["gradients"]["batch_rows"] = 512
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(workspace / "cache-undisturbed"))
+        return Study.run(Config.parse(settings), workspace / "undisturbed", until="affinity")
 
 
 def same_matrix(study: Path, undisturbed: Study) -> None:
