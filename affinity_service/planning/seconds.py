@@ -11,7 +11,6 @@ import math
 from affinity_service.config import Config
 from affinity_service.planning.flops import (
     FIT_PASSES,
-    PATH_STRIDE,
     PROBE_SEEDS,
     TRAINED_SEEDS,
     backward_flops,
@@ -22,6 +21,7 @@ from affinity_service.planning.flops import (
     gradient_flops,
     landmark_rounds,
     path_steps,
+    path_stride,
     ridge_flops,
 )
 from affinity_service.planning.machine import Machine
@@ -58,9 +58,10 @@ STACK_RATE = 0.6
 REDUCTION_RATE = 0.6
 # At so many dimensions the fits reach half the rate of a large product (measured: 0.2 to 0.3 of it at 400, 0.4 at 949).
 FIT_HALF_RATE = 1000
-# Of the path: elementwise operations per weight and optimizer step, looks at the examples included (measured on 93,000
-# weights, whose arrays no cache holds), and the rate of its products.
-PATH_ELEMENTS = 80
+# Of the path: elementwise operations per weight and optimizer step, and per weight and look at the examples (measured
+# on 93,000 weights, whose arrays no cache holds), and the rate of its products.
+PATH_ELEMENTS = 14
+LOOK_ELEMENTS = 105
 PATH_RATE = 0.6
 # Operations that the FLOP counter watches cost more, in tiny operations.
 COUNTED = 120
@@ -141,10 +142,12 @@ def trained_seconds(config: Config, work: Workload, machine: Machine, workers: i
 def path_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
     rates, subsets = machine.rates, Subsets.of(config, work.tasks)
     products = fit_flops(config.model_copy(update={"fits": config.fits.model_copy(update={"probes": 0})}), work)
-    elements = subsets.count * path_steps(config, work) * work.parameters * PATH_ELEMENTS
-    residuals = path_steps(config, work) / PATH_STRIDE * subsets.memberships * sum(work.train) / work.tasks * 3
+    steps = path_steps(config, work)
+    looks = steps / path_stride(work)
+    elements = subsets.count * work.parameters * (steps * PATH_ELEMENTS + looks * LOOK_ELEMENTS)
+    residuals = looks * subsets.memberships * sum(work.train) / work.tasks * 3
     tiles = math.ceil(subsets.count / config.fits.tile)
-    operations = tiles * path_steps(config, work) * (20 + work.tasks * 12) * COUNTED * rates.operation
+    operations = tiles * steps * (20 + work.tasks * 12) * COUNTED * rates.operation
     busy = products / (PATH_RATE * rates.gemm * _threads(config)) + (elements + residuals) / rates.elements + operations
     return busy * math.ceil(tiles / workers) / tiles * rates.slowdown
 
