@@ -126,7 +126,7 @@ def _solve(
     relaxation = solve_relaxation(problem.matrix, k, tolerance=tolerance, reached=reached)
     upper = certified_bound(problem.matrix, k, relaxation.multipliers)
     if method == "sdp":
-        return rounded(problem.matrix, relaxation.solution, matrix, k, seed, upper), upper
+        return rounded(problem.matrix, relaxation.solution, matrix, start, k, seed, upper), upper
     return _baseline(matrix, k, method, seed), upper
 
 

@@ -22,20 +22,23 @@ def quick_start(matrix: Floats, k: int) -> Labels:
     return improve(matrix, merge_path(matrix, k)[k], k)
 
 
-def rounded(matrix: Floats, relaxed: Floats | None, symmetric: Floats, k: int, seed: int, upper: float) -> Labels:
+def rounded(
+    matrix: Floats, relaxed: Floats | None, symmetric: Floats, start: Labels, k: int, seed: int, upper: float
+) -> Labels:
     """The best of several partitions, each polished by local moves, then kicked about unless proved optimal.
 
-    Candidates: k-means on the leading eigenvectors of X, average linkage on X, greedy merging on X and on the
-    matrix itself; and also the baselines, spectral and agglomerative clustering of the affinities and ten
-    random partitions. So that the result is no worse than any of these baselines is by construction, not a
-    merit of the relaxation; its merits are the bound, and the starts that the baselines lack. Where the best
-    does not reach the bound, an iterated local search follows: shuffle the groups of a few tasks, polish,
-    keep the result unless it is worse.
+    Candidates: the start, k-means on the leading eigenvectors of X, average linkage on X, greedy merging on X;
+    and also the baselines, spectral and agglomerative clustering of the affinities and ten random partitions.
+    So that the result is no worse than any of these baselines is by construction, not a merit of the
+    relaxation; its merits are the bound, and the starts that the baselines lack. Where the best does not reach
+    the bound, an iterated local search follows: shuffle the groups of a few tasks, polish, keep the result
+    unless it is worse.
 
     Args:
         matrix: (T, T) canonical matrix, which the objective is compared on.
         relaxed: (T, T) solution X of the relaxation; None where the solver failed.
         symmetric: (T, T) symmetrised affinities as given, which the baselines see.
+        start: (T,) labels of `quick_start`.
         k: number of groups, 1 ≤ k ≤ T.
         seed: of k-means, spectral clustering, the random partitions and the kicks.
         upper: bound on ⟨matrix, X⟩.
@@ -44,9 +47,9 @@ def rounded(matrix: Floats, relaxed: Floats | None, symmetric: Floats, k: int, s
         (T,) labels with every one of 0…k−1 in use.
     """
     rng = np.random.default_rng(seed)
-    best, value = np.arange(len(matrix)) % k, -np.inf
-    for start in _candidates(matrix, relaxed, symmetric, k, seed, rng):
-        labels = improve(matrix, start, k)
+    best, value = start, density_of_labels(matrix, start, k)
+    for candidate in _candidates(len(matrix), relaxed, symmetric, k, seed, rng):
+        labels = improve(matrix, candidate, k)
         if (reached := density_of_labels(matrix, labels, k)) > value:
             best, value = labels, reached
     tasks = len(matrix)
@@ -64,7 +67,7 @@ def rounded(matrix: Floats, relaxed: Floats | None, symmetric: Floats, k: int, s
 
 
 def _candidates(
-    matrix: Floats,
+    tasks: int,
     relaxed: Floats | None,
     symmetric: Floats,
     k: int,
@@ -77,8 +80,7 @@ def _candidates(
         yield kmeans(vectors[:, leading] * np.sqrt(np.maximum(values[leading], 0)), k, seed)
         yield agglomerative(relaxed, k)
         yield merge_path(relaxed, k)[k]
-    yield merge_path(matrix, k)[k]
     yield spectral(symmetric, k, seed)
     yield agglomerative(symmetric, k)
     for _ in range(_RANDOM_STARTS):
-        yield random_partition(len(matrix), k, rng)
+        yield random_partition(tasks, k, rng)

@@ -171,10 +171,11 @@ def affinity_seconds(config: Config, work: Workload, machine: Machine) -> float:
 
 
 def group_seconds(config: Config, work: Workload, machine: Machine) -> float:
-    """The semidefinite programme by SCS: 0.3 s for 50 tasks, 0.6 for 100, 3 for 200. `auto` tries many k first."""
+    """The semidefinite programme and its rounding: 0.3 s for 100 tasks, 0.5 to 1.2 for 200, 4 to 7 for 500 on one core.
+    `auto` tries many k first."""
     tasks = work.tasks
     clusters = config.groups.method in ("sdp", "direct")
-    programme = 0.3 * (tasks / 50) + 2.0 * (tasks / 200) ** 3 if clusters else 0.0
+    programme = 0.3 * (tasks / 100) + 4.0 * (tasks / 500) ** 3 if clusters else 0.0
     choosing = 3.0 * (tasks / 200) ** 2 if config.groups.k == "auto" else 0.0
     seconds = (GROUPS + programme + choosing) * machine.rates.interpreter * machine.rates.slowdown
     if config.groups.method == "direct":
