@@ -43,7 +43,7 @@ class Stage:
 STAGES = (
     Stage("base_model", ("model", "base"), ("suite",), ("base_model/",), "base_model:train_base_model"),
     Stage(
-        "gradients", ("gradients",), ("suite", "base_model"), ("gradients/",), "gradients:compute_gradients", version=2
+        "gradients", ("gradients",), ("suite", "base_model"), ("gradients/",), "gradients:compute_gradients", version=3
     ),
     # What is asked of a subset is the training of the base model's own section.
     Stage(
@@ -52,7 +52,7 @@ STAGES = (
         ("suite", "base_model", "gradients"),
         ("fits/",),
         "fits:fit_subsets_stage",
-        version=2,
+        version=3,
     ),
     Stage("affinity", (), ("fits",), ("affinity/",), "analysis:estimate_affinity", on_ray=False, version=2),
     Stage(
@@ -62,9 +62,10 @@ STAGES = (
         # The true trainings in validation/ are named by what decides them and stay.
         ("fidelity.json",),
         "validation:validate",
+        version=2,
         optional=True,
     ),
-    Stage("groups", ("groups",), ("affinity",), ("groups.json",), "analysis:group_tasks", on_ray=False),
+    Stage("groups", ("groups",), ("affinity",), ("groups.json",), "analysis:group_tasks", on_ray=False, version=2),
     Stage(
         "group_models",
         ("model", "base", "group_models"),

@@ -37,6 +37,8 @@ Losses = NDArray[np.float64]
 
 # After so many epochs, beside the best validation loss, the default truth.
 EPOCHS = (2, 5)
+# Counts changes of what a true training computes: pieces of another version are not read.
+TRAINING_VERSION = 1
 
 
 def validation_subsets(config: Config, tasks: int) -> list[tuple[int, ...]]:
@@ -77,9 +79,10 @@ class Piece:
 def pieces_of(config: Config, folder: StudyFolder, suite: Suite, subsets: Sequence[tuple[int, ...]]) -> list[Piece]:
     settings = config.validation
     from_base = settings.start == "base"
-    start = (folder.manifest("base_model") or {})["identity"] if from_base else suite.content_hash
+    base = (folder.manifest("base_model") or {})["identity"] if from_base else None
     epochs = config.fits.epochs if from_base else config.base.epochs
-    parts = [config.model.fingerprint_part(), config.base.fingerprint_part(), settings.start, start, epochs]
+    sections = [config.model.fingerprint_part(), config.base.fingerprint_part()]
+    parts = [TRAINING_VERSION, suite.content_hash, sections, settings.start, base, epochs]
     found = []
     for linearised, count in ((False, 2 * settings.seeds), (True, settings.oracle_seeds if from_base else 0)):
         for number, seed in enumerate(seeds_of("oracle" if linearised else "truth", settings.seed, count)):
