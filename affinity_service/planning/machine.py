@@ -41,6 +41,12 @@ class Rates:
     share: float = 1.0
 
     @property
+    def overhead(self) -> float:
+        """Of starts and bookkeeping, relative to the reference machine. The loop's rate differs by half from one
+        process to the next on a machine (where its code lies in memory), starts then hardly do: hence the root."""
+        return math.sqrt(self.interpreter)
+
+    @property
     def slowdown(self) -> float:
         """By what else runs. The several processes of a stage together obtain more than the share of one: at shares
         of 0.2 to 0.5 stages took between the root of its inverse and its inverse times as long."""

@@ -1,7 +1,7 @@
 """Seconds per stage: start-ups of processes, which are constants of Ray, and work, from the rates of this machine.
 
 Start-ups were measured with little else running on two cores of an AMD EPYC (Ray 2.60, torch 2.13, DeepSpeed 0.19.8,
-warm disk cache); they are mostly imports, so they grow as Python is slower here.
+warm disk cache); they are imports and waits, so they grow somewhat as Python is slower here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from affinity_service.tasks.suite import TRAIN, VALIDATION
 # ray.init and the check of the nodes; counted before the first stage.
 RAY_START = 7.0
 # Placement, controller, imports of Ray Train and DeepSpeed in the workers, deepspeed.initialize; the end of the run.
-TRAIN_START = 17.0
+TRAIN_START = 13.0
 # A report with its checkpoint until Ray Train has consumed it (health poll of 0.2 s).
 EPOCH_REPORT = 0.35
 # A step of the DeepSpeed engine on a tiny model, and what each further worker adds through gloo.
@@ -42,8 +42,8 @@ ENGINE_WORKER = 0.003
 # A pool of gradient actors, of fit workers, of Tune trials: until the first is at work, and the end.
 GRADIENT_START = 5.0
 FIT_START = 5.5
-TUNE_START = 10.0
-REPORT = 1.5
+TUNE_START = 8.0
+REPORT = 1.2
 AFFINITY, GROUPS = 0.15, 0.2
 # As grouping/direct.py: so many groups at most are looked at.
 DIRECT_MOST = 5000
@@ -73,12 +73,12 @@ BYTES_PER_SECOND = 3e8
 def base_model_seconds(config: Config, work: Workload, machine: Machine, epochs: float, workers: int) -> float:
     rates, train = machine.rates, config.base
     steps = steps_per_epoch(work.rows[TRAIN], train.batch_size) * train.accumulation
-    step = (ENGINE_STEP + ENGINE_WORKER * (workers - 1)) * rates.interpreter
+    step = (ENGINE_STEP + ENGINE_WORKER * (workers - 1)) * rates.overhead
     step += 20 * work.parameters / rates.elements
     products = base_model_flops(config, work, 1) / workers / (STACK_RATE * rates.gemm * _threads(config))
-    checkpoint = EPOCH_REPORT * rates.interpreter + 20 * work.parameters / BYTES_PER_SECOND
+    checkpoint = EPOCH_REPORT * rates.overhead + 20 * work.parameters / BYTES_PER_SECOND
     work_seconds = epochs * (steps * step + products + checkpoint)
-    return (TRAIN_START * rates.interpreter + work_seconds) * rates.slowdown
+    return (TRAIN_START * rates.overhead + work_seconds) * rates.slowdown
 
 
 def gradient_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
@@ -102,7 +102,7 @@ def gradient_seconds(config: Config, work: Workload, machine: Machine, workers: 
     operations = batches * (100 + 12 * len(work.body)) * COUNTED * rates.operation
     written = work.labels * 4 * d / BYTES_PER_SECOND
     busy = (products + elements / rates.elements + operations + written) / workers
-    return (GRADIENT_START * rates.interpreter + busy) * rates.slowdown
+    return (GRADIENT_START * rates.overhead + busy) * rates.slowdown
 
 
 def fit_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
@@ -113,7 +113,7 @@ def fit_seconds(config: Config, work: Workload, machine: Machine, workers: int) 
         # A stack of all probes per seed, side by side where there is room.
         waves = math.ceil(PROBE_SEEDS / max(1, min(workers, PROBE_SEEDS)))
         every += waves * fine_tuning_seconds(config, work, machine, probes) + every * workers * probes / subsets.count
-    return FIT_START * machine.rates.interpreter * machine.rates.slowdown + every
+    return FIT_START * machine.rates.overhead * machine.rates.slowdown + every
 
 
 def subset_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
@@ -167,7 +167,7 @@ def ridge_seconds(config: Config, work: Workload, machine: Machine, workers: int
 
 def affinity_seconds(config: Config, work: Workload, machine: Machine) -> float:
     memberships = Subsets.of(config, work.tasks).memberships
-    return (AFFINITY + 2e-5 * memberships) * machine.rates.interpreter * machine.rates.slowdown
+    return (AFFINITY + 2e-5 * memberships) * machine.rates.overhead * machine.rates.slowdown
 
 
 def group_seconds(config: Config, work: Workload, machine: Machine) -> float:
@@ -177,7 +177,7 @@ def group_seconds(config: Config, work: Workload, machine: Machine) -> float:
     clusters = config.groups.method in ("sdp", "direct")
     programme = 0.3 * (tasks / 100) + 4.0 * (tasks / 500) ** 3 if clusters else 0.0
     choosing = 3.0 * (tasks / 200) ** 2 if config.groups.k == "auto" else 0.0
-    seconds = (GROUPS + programme + choosing) * machine.rates.interpreter * machine.rates.slowdown
+    seconds = (GROUPS + programme + choosing) * machine.rates.overhead * machine.rates.slowdown
     if config.groups.method == "direct":
         seconds += (
             subset_seconds(config, work, machine, 1) * _descended(config, tasks) / Subsets.of(config, tasks).count
@@ -200,22 +200,22 @@ def group_model_seconds(
     runs = sum(models for _, models in trainings)
     if not stacked:
         one = base_model_seconds(config, work, machine, epochs, config.base.workers)
-        return TUNE_START * rates.interpreter * rates.slowdown + math.ceil(runs / workers) * one
+        return TUNE_START * rates.overhead * rates.slowdown + math.ceil(runs / workers) * one
     total, longest = 0.0, 0.0
     for models, rows in _trials(config, work, trainings):
         steps = steps_per_epoch(round(rows), config.base.batch_size)
         validation = work.rows[VALIDATION] / config.base.batch_size / 3
         seconds = epochs * (steps + validation) * _stack_step(config, work, machine, models)
         total, longest = total + seconds, max(longest, seconds)
-    return (TUNE_START * rates.interpreter + max(longest, total / workers)) * rates.slowdown
+    return (TUNE_START * rates.overhead + max(longest, total / workers)) * rates.slowdown
 
 
 def report_seconds(machine: Machine) -> float:
-    return REPORT * machine.rates.interpreter * machine.rates.slowdown
+    return REPORT * machine.rates.overhead * machine.rates.slowdown
 
 
 def start_seconds(machine: Machine) -> float:
-    return RAY_START * machine.rates.interpreter * machine.rates.slowdown
+    return RAY_START * machine.rates.overhead * machine.rates.slowdown
 
 
 def _trials(config: Config, work: Workload, trainings: list[tuple[float, int]]) -> list[tuple[int, float]]:
