@@ -136,6 +136,8 @@ def group(
     study: StudyPath,
     k: Annotated[str, typer.Option(help="Number of groups, or auto.")] = "auto",
     method: Annotated[str, typer.Option(help="sdp, direct, spectral, agglomerative or random.")] = "sdp",
+    min_size: Annotated[int, typer.Option(help="Tasks per group, at least.")] = 1,
+    max_size: Annotated[int | None, typer.Option(help="Tasks per group, at most.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Group the tasks again and store the groups; `train-groups` then trains them."""
@@ -145,6 +147,7 @@ def group(
     opened.require("affinity")
     content = opened.config.model_dump(mode="json")
     content["groups"] |= {"k": int(k) if k.isdigit() else k, "method": method}
+    content["groups"] |= {"min_size": min_size, "max_size": max_size}
     config = Config.parse(content, origin="options")
     opened = _run(config, opened.folder.root, None, True, "groups")
     stored = opened.folder.read_json("groups.json")

@@ -174,13 +174,13 @@ class TrainConfig(StageConfig):
 class GradientConfig(StageConfig):
     reduction: Literal["subspace", "factorised", "rademacher", "exact"] = "subspace"
     dimension: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        200, description="coordinates per gradient; `exact` keeps them all; auto: as many as hold 90% of the gradients"
+        400, description="coordinates per gradient; `exact` keeps them all; auto: as many as hold 90% of the gradients"
     )
     metric: Literal["optimizer", "euclidean"] = Field(
         "optimizer", description="distances as the optimizer's steps make them, or plain ones (the paper's)"
     )
     landmarks: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        1500, description="training pairs whose gradients the subspace is taken from; auto: until more show nothing new"
+        4000, description="training pairs whose gradients the subspace is taken from; auto: until more show nothing new"
     )
     layers: list[str] = Field([], description="patterns of parameter names such as body.*; all parameters when empty")
     seed: int = Field(0, ge=0)
@@ -248,7 +248,17 @@ class GroupConfig(StageConfig):
     centre: Literal["partners", "alone"] = Field(
         "partners", description="what an affinity is compared with: the receiver's average partner, or it alone"
     )
+    min_size: int = Field(1, ge=1, description="tasks per group, at least")
+    max_size: int | None = Field(None, ge=1, description="tasks per group, at most")
+    must_link: list[list[str]] = Field([], description="sets of tasks that share a group")
+    cannot_link: list[list[str]] = Field([], description="sets of tasks of which no two share a group")
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _sizes_ordered(self) -> GroupConfig:
+        if self.max_size is not None and self.max_size < self.min_size:
+            raise ValueError(f"max_size {self.max_size} is below min_size {self.min_size}")
+        return self
 
 
 class GroupModelConfig(StageConfig):

@@ -52,7 +52,7 @@ STAGES = (
         ("suite", "base_model", "gradients"),
         ("fits/",),
         "fits:fit_subsets_stage",
-        version=3,
+        version=4,
     ),
     Stage("affinity", (), ("fits",), ("affinity/",), "analysis:estimate_affinity", on_ray=False, version=2),
     Stage(

@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from affinity_service.affinity.build import study_estimator
 from affinity_service.affinity.calibration import Calibration, read_calibration
@@ -20,7 +22,14 @@ from affinity_service.config import Config
 from affinity_service.errors import UserError
 from affinity_service.gradients.anchor import read_anchor
 from affinity_service.gradients.store import FeatureStore
-from affinity_service.grouping import Grouping, centre_rows, cluster
+from affinity_service.grouping import (
+    Constraints,
+    Grouping,
+    centre_rows,
+    choose_networks,
+    cluster,
+    select_networks,
+)
 from affinity_service.grouping.direct import descend
 from affinity_service.grouping.partition import density
 from affinity_service.reporter import LogReporter, Reporter
@@ -41,6 +50,18 @@ class TaskGroups:
     bound: float | None
     method: str
     k: int
+
+
+@dataclass(frozen=True)
+class TaskNetworks:
+    """Networks by task name. served_by : by task, the number of the network that serves it. loss : mean predicted loss
+    of the tasks there. bound : by ``direct`` no choice among the networks that were predicted has a lower loss, by
+    ``pairs`` none at all has one of averaged pairs."""
+
+    tasks: list[list[str]]
+    served_by: dict[str, int]
+    loss: float
+    bound: float
 
 
 class Study:
@@ -176,9 +197,7 @@ class Study:
         if size < 1:
             raise UserError(f"size: found {size}; expected at least 1 partner")
         self.require("fits")
-        alone, chosen = forward_selection(
-            lambda subsets: self._estimator.estimate(subsets).losses, target, len(self.tasks), size
-        )
+        alone, chosen = forward_selection(self._losses, target, len(self.tasks), size)
         losses = [partner.predicted_loss for partner in chosen]
         table = pd.DataFrame(
             {
@@ -219,24 +238,68 @@ class Study:
         method: str = "sdp",
         seed: int = 0,
         centre: Literal["partners", "alone"] = "partners",
+        min_size: int = 1,
+        max_size: int | None = None,
+        must_link: Sequence[Sequence[str]] = (),
+        cannot_link: Sequence[Sequence[str]] = (),
     ) -> TaskGroups:
         """Cluster the affinities, centred as in ``centre_rows``, into exactly k groups; nothing is written.
 
         ``direct`` goes on from the clusters of ``sdp`` by the predicted losses of the groups themselves.
 
+        Parameters
+        ----------
+        min_size, max_size : tasks per group. must_link : sets of tasks that share a group. cannot_link : sets of tasks
+            of which no two share one.
+
         Raises
         ------
         UserError
-            k is out of range or the method unknown.
+            k is out of range, the method unknown, or no k groups are as they must be.
         """
         centred = centre_rows(self.affinity.affinity, centre)
-        grouping: Grouping = cluster(centred, k, "sdp" if method == "direct" else method, seed=seed)
+        constraints = Constraints.named(self.tasks, min_size, max_size, must_link, cannot_link)
+        clusters = "sdp" if method == "direct" else method
+        grouping: Grouping = cluster(centred, k, clusters, seed=seed, constraints=constraints)
         groups, objective = grouping.groups, grouping.objective
         if method == "direct":
-            groups = descend(lambda subsets: self._estimator.estimate(subsets).losses, groups).groups
+            groups = descend(self._losses, groups, constraints=constraints).groups
             objective = density(centred, groups)
         names = [[self.tasks[task] for task in group] for group in groups]
         return TaskGroups(names, objective, grouping.bound, method, grouping.k)
+
+    def networks(self, budget: float, method: Literal["direct", "pairs"] = "direct") -> TaskNetworks:
+        """At most `budget` networks, tasks in several allowed, each task served by the best of its own; no training.
+
+        Parameters
+        ----------
+        method : ``direct`` chooses by the predicted losses of the networks themselves (``choose_networks``), ``pairs``
+            by the mean affinity of a task's mates (``select_networks``).
+
+        Raises
+        ------
+        UserError
+            The budget is below 1, or the method unknown.
+        """
+        if method == "pairs":
+            affinity = self.affinity.affinity
+            chosen = select_networks(affinity, int(budget), singleton_score=np.diag(affinity))
+            return self._named_networks(chosen.groups, chosen.served_by, -chosen.score, -chosen.bound)
+        if method != "direct":
+            raise UserError(f"method: found {method!r}; expected direct or pairs")
+        self.require("fits")
+        clusters = cluster(centre_rows(self.affinity.affinity), min(len(self.tasks), max(1, int(budget))))
+        found = choose_networks(self._losses, len(self.tasks), budget, start=clusters.groups)
+        return self._named_networks(found.groups, found.served_by, found.loss, found.bound)
+
+    def _named_networks(
+        self, groups: Sequence[Sequence[int]], served_by: Sequence[int], loss: float, bound: float
+    ) -> TaskNetworks:
+        names = [[self.tasks[task] for task in group] for group in groups]
+        return TaskNetworks(names, dict(zip(self.tasks, served_by, strict=True)), loss, bound)
+
+    def _losses(self, subsets: list[tuple[int, ...]]) -> Sequence[NDArray[np.float64]]:
+        return self._estimator.estimate(subsets).losses
 
     @property
     def report_path(self) -> str:

@@ -9,7 +9,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from affinity_service.affinity.calibration import read_calibration
+from affinity_service.affinity.calibration import Calibration, read_calibration
 from affinity_service.affinity.estimates import Estimator
 from affinity_service.affinity.linearized import LinearizedEstimator
 from affinity_service.affinity.network import ValidationNetworks
@@ -73,8 +73,7 @@ def linearized_estimator(
     rows: Rows,
     anchor: Mapping[str, Tensor],
     tasks: Sequence[Task],
-    penalty_factor: float,
-    noise: float,
+    calibration: Calibration,
     device: str = "cpu",
 ) -> LinearizedEstimator:
     network = None
@@ -83,7 +82,9 @@ def linearized_estimator(
         model = base_model(config, folder, examples["inputs"].shape[1:], tasks)
         space = WeightSpace({name: tuple(p.shape) for name, p in model.named_parameters()}, config.gradients.layers)
         network = ValidationNetworks(model, space, tasks, examples["inputs"], examples["labels"], device)
-    return LinearizedEstimator(*rows, tasks, config, anchor, network, penalty_factor, noise, device)
+    return LinearizedEstimator(
+        *rows, tasks, config, anchor, network, calibration.penalty_factor, calibration.stop, device
+    )
 
 
 def study_estimator(
@@ -100,5 +101,4 @@ def study_estimator(
     if config.affinity.estimator == "trained":
         return TrainedEstimator(suite(), config, base_weights(folder), device)
     stored, anchor = rows()
-    found = read_calibration(folder)
-    return linearized_estimator(config, folder, stored, anchor, tasks, found.penalty_factor, found.stop_noise, device)
+    return linearized_estimator(config, folder, stored, anchor, tasks, read_calibration(folder), device)

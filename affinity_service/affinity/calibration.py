@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from affinity_service.affinity.stopping import AT_THE_BEST, StopRule
 from affinity_service.artifacts import StudyFolder
 
 CALIBRATION = "fits/calibration.json"
@@ -29,8 +30,7 @@ class Calibration:
     ----------
     probes : how many subsets were fine-tuned. flops, seconds : what they cost.
     penalty_factor : on the ridge penalty of the rule.
-    stop_noise : standard deviation of one training's validation loss around its course, which decides where early
-        stopping may end it; 0 without probes: exactly at the best epoch.
+    stop : where early stopping is expected to end a training; without probes exactly at the best predicted epoch.
     residual : root mean square of predicted − true loss over the probes' members; None without probes.
     base_residual : the same had the base model's own losses been the prediction.
     task_errors : (T,) standard errors of predictions per task: their own residuals drawn towards the pooled ones, and
@@ -41,7 +41,7 @@ class Calibration:
     flops: float = 0.0
     seconds: float = 0.0
     penalty_factor: float = 1.0
-    stop_noise: float = 0.0
+    stop: StopRule = AT_THE_BEST
     residual: float | None = None
     base_residual: float | None = None
     task_errors: tuple[float, ...] = ()
@@ -52,11 +52,12 @@ class Calibration:
         return self.residual is not None and self.base_residual is not None and self.residual >= self.base_residual
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "task_errors": list(self.task_errors)}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Calibration:
-        return cls(**{**content, "task_errors": tuple(content["task_errors"])})
+        rule = StopRule(content["stop"]["noise"], tuple(content["stop"]["correction"]))
+        return cls(**{**content, "stop": rule, "task_errors": tuple(content["task_errors"])})
 
 
 def probe_subsets(tasks: int, count: int, seed: int) -> list[tuple[int, ...]]:
@@ -84,14 +85,14 @@ def calibrate(
     subsets: Sequence[Sequence[int]],
     flops: float,
     seconds: float,
-    noise: float = 0.0,
+    stop: StopRule = AT_THE_BEST,
 ) -> Calibration:
     """Choose the factor with the least residual.
 
     Parameters
     ----------
     predicted : per factor the predicted losses of each probe's members. true : the measured ones.
-    base : (T,) losses of the base model. noise : as ``stopping.stop_noise`` found it, used for the predictions.
+    base : (T,) losses of the base model. stop : with which the predictions were made.
     """
     truth = np.concatenate(list(true))
     residuals = {factor: np.concatenate(list(losses)) - truth for factor, losses in predicted.items()}
@@ -113,7 +114,7 @@ def calibrate(
         flops=flops,
         seconds=seconds,
         penalty_factor=factor,
-        stop_noise=noise,
+        stop=stop,
         residual=pooled**0.5,
         base_residual=float(np.square(base[member] - truth).mean()) ** 0.5,
         task_errors=tuple(errors.tolist()),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from affinity_service.affinity.estimates import Moment, SubsetEstimates, stated_moment
 from affinity_service.affinity.penalty import ridge_penalties
-from affinity_service.affinity.stopping import ExpectedStop
+from affinity_service.affinity.stopping import AT_THE_BEST, ExpectedStop, StopRule
 from affinity_service.config import Config
 from affinity_service.fitting import solve_subsets
 from affinity_service.fitting.optimizers import training_optimizer
@@ -40,7 +40,7 @@ class LinearizedEstimator:
     config : `fits`, and of `base` the training that is imagined.
     anchor : as ``gradients.anchor.read_anchor`` gives it.
     network : evaluates the network itself at the weights found, in place of the linearised losses.
-    penalty_factor, noise : on the ridge penalty of the rule, and of where a training stops, as probes found them.
+    penalty_factor, stop : on the ridge penalty of the rule, and where a training stops, as probes found them.
     device : where the products run.
     """
 
@@ -53,11 +53,11 @@ class LinearizedEstimator:
         anchor: Mapping[str, Tensor],
         network: NetworkLosses | None = None,
         penalty_factor: float = 1.0,
-        noise: float = 0.0,
+        stop: StopRule = AT_THE_BEST,
         device: str = "cpu",
     ) -> None:
         self.config, self.tasks, self.device = config, tasks, device
-        self.penalty_factor, self.noise = penalty_factor, noise
+        self.penalty_factor, self.stop = penalty_factor, stop
         squared = [task.kind == "regression" for task in tasks]
         self.kinds = ["squared" if each else "logistic" for each in squared]
         self._arrays = _tensors(train, device)
@@ -71,6 +71,15 @@ class LinearizedEstimator:
 
     def estimate(self, subsets: Sequence[Sequence[int]]) -> SubsetEstimates:
         return self.estimates(subsets, [stated_moment(self.config)])[0]
+
+    def courses(self, subsets: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        """(M, epochs) what the stop is judged by: linearised validation losses over the subset's tasks."""
+        network, self.network = self.network, None
+        try:
+            found = self.estimates(subsets, range(1, self.config.fits.epochs + 1))
+        finally:
+            self.network = network
+        return np.array([[losses.mean() for losses in each.losses] for each in found]).T
 
     def estimates(self, subsets: Sequence[Sequence[int]], moments: Sequence[Moment]) -> list[SubsetEstimates]:
         """The same at several moments, from one run."""
@@ -98,7 +107,7 @@ class LinearizedEstimator:
         ]
 
     def _take(self, subsets: list[tuple[int, ...]], moments: Sequence[Moment]) -> list[dict[str, Tensor]]:
-        stops = {moment: ExpectedStop(self.noise) for moment in moments}
+        stops = {moment: ExpectedStop(self.stop.noise) for moment in moments}
         last = max(self.config.fits.epochs if moment == "best" else moment for moment in moments)
 
         def look(epoch: int, w: Tensor | None, c: Tensor, converged: Tensor) -> None:
@@ -114,7 +123,7 @@ class LinearizedEstimator:
                 seen["weights"] = w
             for moment, stop in stops.items():
                 if moment == epoch or (moment == "best" and epoch <= self.config.fits.epochs):
-                    stop.add(mean.nanmean(dim=1), seen)
+                    stop.add(self.stop.score(mean, epoch), seen)
 
         follow = self._follow_path if self.config.solution == "path" else self._fit_ridges
         follow(subsets, last, moments, look)

@@ -15,6 +15,7 @@ from affinity_service.affinity.matrix import AffinityMatrix, matrix_from_estimat
 from affinity_service.artifacts import fingerprint
 from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.grouping import centre_rows, cluster
+from affinity_service.grouping.constraints import constraints_of
 from affinity_service.grouping.direct import Predict, descend
 from affinity_service.grouping.partition import density
 from affinity_service.tables import read_table, write_table
@@ -69,11 +70,12 @@ def group_tasks(context: StageContext) -> StageOutcome:
     matrix = AffinityMatrix.from_table(read_table(context.folder, "affinity/matrix.parquet"), names)
     centred = centre_rows(matrix.affinity, settings.centre)
     method = "sdp" if settings.method == "direct" else settings.method
-    grouping = cluster(centred, settings.k, method, seed=settings.seed)
+    constraints = constraints_of(settings, names)
+    grouping = cluster(centred, settings.k, method, seed=settings.seed, constraints=constraints)
     groups, objective, more = grouping.groups, grouping.objective, {}
     if settings.method == "direct":
         context.progress(0, 1, "groups by their own predicted losses")
-        found = descend(_predictor(context), groups)
+        found = descend(_predictor(context), groups, constraints=constraints)
         groups, objective = found.groups, density(centred, found.groups)
         more = {"predicted_loss": found.loss, "start_predicted_loss": found.start_loss, "evaluated": found.evaluated}
     named = [[names[task] for task in group] for group in groups]

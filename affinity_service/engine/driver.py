@@ -68,9 +68,12 @@ def _last_planned(until: str) -> str:
 
 def _check_fit_for(config: Config, suite: Suite) -> None:
     """What the schema cannot know without the data, before hours of work end in it."""
+    from affinity_service.grouping.constraints import check_possible, constraints_of
+
     k, tasks = config.groups.k, len(suite.tasks)
     if k != "auto" and k > tasks:
         raise UserError(f"groups.k is {k}, but the suite has {tasks} tasks; expected 1 … {tasks} or auto")
+    check_possible(constraints_of(config.groups, suite.names), tasks, k)
     if config.group_models.trainer == "batched" and config.base.precision != "fp32":
         raise UserError(
             f"group_models.trainer is batched, which trains in fp32, but base.precision is {config.base.precision}: "

@@ -26,12 +26,13 @@ from affinity_service.affinity.build import (
 from affinity_service.affinity.calibration import (
     CALIBRATION,
     PENALTY_FACTORS,
+    Calibration,
     calibrate,
     probe_subsets,
     read_calibration,
 )
 from affinity_service.affinity.estimates import stated_moment
-from affinity_service.affinity.stopping import stop_noise
+from affinity_service.affinity.stopping import StopRule, course_correction, mean_course, stop_noise
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.engine.context import StageContext, StageOutcome
@@ -105,19 +106,24 @@ def calibrate_by_probes(
     subsets = probe_subsets(len(suite.tasks), config.fits.probes, config.fits.seed)
     moment = stated_moment(config)
     losses, epochs = (np.mean(each, axis=0) for each in zip(*(truth.at(moment) for truth in truths), strict=True))
-    noise = stop_noise([truth.validation for truth in truths])
+    follows = config.solution == "path" and moment == "best"
     # A penalty that the user gave stays as it is.
     factors = PENALTY_FACTORS if config.solution == "ridge" and config.fits.l2 == "auto" else (1.0,)
     predicted = {}
     with flop_counter() as counter:
+        estimator = linearized_estimator(config, folder, rows, anchor, suite.tasks, Calibration(), device_here())
+        courses = [truth.validation for truth in truths]
+        # Ridge has its penalty to move the stop by.
+        correction = course_correction(mean_course(courses), estimator.courses(subsets)) if follows else ()
+        estimator.stop = stop = StopRule(stop_noise(courses), correction)
         for factor in factors:
-            estimator = linearized_estimator(config, folder, rows, anchor, suite.tasks, factor, noise, device_here())
+            estimator.penalty_factor = factor
             predicted[factor] = estimator.estimate(subsets).losses
     base = split_losses(base_model(config, folder, suite.inputs.shape[1:], suite.tasks), suite, VALIDATION)
     true = [losses[i, list(subset)] for i, subset in enumerate(subsets)]
     flops = sum(truth.flops for truth in truths) + float(counter.get_total_flops())
     spent = sum(seconds) + time.perf_counter() - start
-    found = calibrate(predicted, true, base, subsets, flops, spent, noise)
+    found = calibrate(predicted, true, base, subsets, flops, spent, stop)
     table = pa.table(
         {
             "tasks": [[suite.names[task] for task in subset] for subset in subsets],

@@ -18,6 +18,7 @@ from affinity_service.affinity.estimates import Moment, SubsetEstimates, stated_
 from affinity_service.affinity.first_order import first_order_losses
 from affinity_service.affinity.linearized import LinearizedEstimator
 from affinity_service.affinity.recipe import recipe_config, recipe_rows
+from affinity_service.affinity.stopping import StopRule
 from affinity_service.artifacts import StudyFolder, fingerprint
 from affinity_service.config import Config
 from affinity_service.engine.context import StageContext, StageOutcome
@@ -154,13 +155,13 @@ def predict_subsets(
         "published_recipe": [[] for _ in moments],
     }
     # A random projection knows no metric and no basis.
-    noise = read_calibration(folder).stop_noise
+    stop = StopRule(noise=read_calibration(folder).stop.noise)
     plain = {name: tensor for name, tensor in anchor.items() if name != "basis"}
     plain["scale"] = torch.ones_like(plain["scale"])
     for seed in range(config.validation.recipe_seeds):
         recipe = recipe_config(config, seed)
         features = recipe_rows(model.to(device), suite, recipe)
-        estimator = LinearizedEstimator(*features, suite.tasks, recipe, plain, noise=noise, device=device)
+        estimator = LinearizedEstimator(*features, suite.tasks, recipe, plain, stop=stop, device=device)
         for number, estimate in enumerate(estimator.estimates(subsets, moments)):
             answer["published_recipe"][number].append(_matrix(estimate, tasks))
     base = split_losses(model.cpu(), suite, VALIDATION)

@@ -9,7 +9,7 @@ from affinity_service.grouping.matrix import Canonical, Floats, Labels, canonica
 _SHUFFLES = 8
 
 
-def choose_k(problem: Canonical, max_k: int, seed: int) -> int:
+def choose_k(problem: Canonical, max_k: int, seed: int, min_k: int = 1) -> int:
     """The k from 2 to max_k whose grouping beats by most what the same search finds in shuffled affinities.
 
     The objective itself cannot choose: it changes with k through the diagonal alone, (k − 1)·diagonal, and
@@ -27,13 +27,14 @@ def choose_k(problem: Canonical, max_k: int, seed: int) -> int:
         problem: canonical form of the symmetrised (T, T) affinities.
         max_k: largest k to try, 1 ≤ max_k ≤ T.
         seed: of the shuffles.
+        min_k: smallest k to return, 1 ≤ min_k ≤ max_k.
     """
     tasks = len(problem.matrix)
     # k = T leaves nothing to permute; it can win only as the patternless case below.
-    tried = range(2, min(max_k, tasks - 1) + 1)
+    tried = range(max(2, min_k), min(max_k, tasks - 1) + 1)
     if not tried or problem.scale == 0.0:
         gain_of_splitting = problem.original_units(0.0, tasks) - problem.original_units(0.0, 1)
-        return tasks if max_k == tasks and gain_of_splitting > problem.rounding else 1
+        return tasks if max_k == tasks and gain_of_splitting > problem.rounding else min_k
     rng = np.random.default_rng(seed)
     by_chance = [_surprises(shuffled(problem.matrix, rng), tried) for _ in range(_SHUFFLES)]
     excess = _surprises(problem.matrix, tried) - np.mean(by_chance, axis=0)

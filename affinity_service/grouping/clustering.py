@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from affinity_service.errors import UserError
 from affinity_service.grouping.auto_k import choose_k
 from affinity_service.grouping.baselines import agglomerative, random_partition, spectral
+from affinity_service.grouping.constraints import UNCONSTRAINED, Constraints, Rules
 from affinity_service.grouping.matrix import (
     Canonical,
     Floats,
@@ -52,6 +53,7 @@ def cluster(
     bound: bool = False,
     max_k: int | None = None,
     tolerance: float = 1e-4,
+    constraints: Constraints = UNCONSTRAINED,
 ) -> Grouping:
     """Partition tasks into exactly k groups of high mutual affinity.
 
@@ -73,13 +75,15 @@ def cluster(
             bound is spectral (top eigenvalues) and cheap.
         max_k: with k="auto", the largest k tried; default max(2, T // 2): beyond it some task must be alone.
         tolerance: relative accuracy of the relaxation; the bound is valid at any.
+        constraints: sizes, tasks to keep together or apart. "sdp" repairs its candidates to keep them and climbs among
+            partitions that do; the other methods' groups are repaired. The bound is that without constraints.
 
     Returns:
         Grouping with plain Python numbers.
 
     Raises:
         UserError: affinity not square, not numeric, NaN or infinite; k, max_k, seed, tolerance out of range;
-            unknown method.
+            unknown method; constraints that contradict each other or that no k groups keep.
     """
     matrix = symmetrised(checked_affinity(affinity))
     if method not in METHODS:
@@ -88,8 +92,9 @@ def cluster(
     if not 0 < tolerance < 1:
         raise UserError(f"tolerance: found {tolerance!r}; expected a number between 0 and 1, such as 1e-4")
     problem = canonical(matrix)
-    groups_wanted = _checked_k(k, max_k, problem, seed)
-    labels, canonical_bound = _solve(matrix, problem, groups_wanted, method, seed, bound, tolerance)
+    rules = None if constraints.trivial else Rules(constraints, len(matrix))
+    groups_wanted = _checked_k(k, max_k, problem, seed, rules)
+    labels, canonical_bound = _solve(matrix, problem, groups_wanted, method, seed, bound, tolerance, rules)
     upper = problem.original_units(canonical_bound, groups_wanted) + problem.rounding
     groups = groups_of(labels)
     assert len(groups) == groups_wanted
@@ -101,33 +106,48 @@ def cluster(
     return Grouping(groups, objective, max(upper, objective), method, groups_wanted)
 
 
-def _checked_k(k: object, max_k: int | None, problem: Canonical, seed: int) -> int:
+def _checked_k(k: object, max_k: int | None, problem: Canonical, seed: int, rules: Rules | None) -> int:
     tasks = len(problem.matrix)
     if max_k is not None:
         max_k = checked_integer(max_k, "max_k", 1, tasks, ", the number of tasks")
     if isinstance(k, str) and k == "auto":
-        return choose_k(problem, min(tasks, max(2, tasks // 2)) if max_k is None else max_k, seed)
+        most = min(tasks, max(2, tasks // 2)) if max_k is None else max_k
+        fewest = 1
+        if rules is not None:
+            fewest, most = rules.groups_possible(most)
+        return choose_k(problem, most, seed, fewest)
     return checked_integer(k, "k", 1, tasks, ', the number of tasks, or "auto"')
 
 
 def _solve(
-    matrix: Floats, problem: Canonical, k: int, method: str, seed: int, bound: bool, tolerance: float
+    matrix: Floats,
+    problem: Canonical,
+    k: int,
+    method: str,
+    seed: int,
+    bound: bool,
+    tolerance: float,
+    rules: Rules | None,
 ) -> tuple[Labels, float]:
     """The groups, and a bound on the canonical objective."""
     tasks = len(matrix)
     if k in (1, tasks) or problem.scale == 0.0:
         # One partition only, or all alike: the canonical objective is 0 and the bound exact.
         labels = np.arange(tasks) % k if method == "sdp" else _baseline(matrix, k, method, seed)
-        return labels, 0.0
+        return _kept(labels, k, rules), 0.0
     if method != "sdp" and not bound:
-        return _baseline(matrix, k, method, seed), certified_bound(problem.matrix, k)
-    start = quick_start(problem.matrix, k)
+        return _kept(_baseline(matrix, k, method, seed), k, rules), certified_bound(problem.matrix, k)
+    start = quick_start(problem.matrix, k, rules)
     reached = density_of_labels(problem.matrix, start, k)
     relaxation = solve_relaxation(problem.matrix, k, tolerance=tolerance, reached=reached)
     upper = certified_bound(problem.matrix, k, relaxation.multipliers)
     if method == "sdp":
-        return rounded(problem.matrix, relaxation.solution, matrix, start, k, seed, upper), upper
-    return _baseline(matrix, k, method, seed), upper
+        return rounded(problem.matrix, relaxation.solution, matrix, start, k, seed, upper, rules), upper
+    return _kept(_baseline(matrix, k, method, seed), k, rules), upper
+
+
+def _kept(labels: Labels, k: int, rules: Rules | None) -> Labels:
+    return labels if rules is None else rules.repaired(labels, k)[rules.atom_of]
 
 
 def _baseline(matrix: Floats, k: int, method: str, seed: int) -> Labels:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from affinity_service.grouping.constraints import UNCONSTRAINED, Constraints, Rules
+
 # Predicted losses of M subsets, one array per subset in the order of its tasks.
 Predict = Callable[[list[tuple[int, ...]]], Sequence[NDArray[np.float64]]]
 # An improvement smaller than this is rounding.
@@ -27,7 +29,12 @@ class DirectGroups:
     evaluated: int
 
 
-def descend(predict: Predict, start: Sequence[Sequence[int]], most: int = MOST) -> DirectGroups:
+def descend(
+    predict: Predict,
+    start: Sequence[Sequence[int]],
+    most: int = MOST,
+    constraints: Constraints = UNCONSTRAINED,
+) -> DirectGroups:
     """Local descent on the mean predicted loss over all tasks: the best move of one task into another group, or the
     best swap of two, until none helps or the next look would ask for more than `most` groups in all. The number of
     groups stays.
@@ -35,6 +42,7 @@ def descend(predict: Predict, start: Sequence[Sequence[int]], most: int = MOST) 
     Parameters
     ----------
     start : a partition of the tasks, such as the clusters of the pairwise matrix.
+    constraints : kept by the start, and then by every change.
     """
     groups = [tuple(sorted(group)) for group in start]
     known: dict[tuple[int, ...], float] = {}
@@ -46,11 +54,15 @@ def descend(predict: Predict, start: Sequence[Sequence[int]], most: int = MOST) 
 
     total(groups)
     tasks = sum(len(group) for group in groups)
+    atom_of = Rules(constraints, tasks).atom_of
+    # Tasks that belong together move together.
+    block_of = [tuple(np.flatnonzero(atom_of == atom).tolist()) for atom in atom_of]
     first = sum(known[group] for group in groups)
     while True:
         # Moves first: they are few, and swaps are tried only where no move helps.
         change = None
-        for candidates in (_moves(groups), _swaps(groups)):
+        for changes in (_moves(groups, block_of), _swaps(groups, block_of)):
+            candidates = [change for change in changes if constraints.keeps(change[1])]
             if len({group for _, pair in candidates for group in pair} - set(known)) + len(known) > most:
                 break
             total([group for _, pair in candidates for group in pair])
@@ -70,32 +82,39 @@ def descend(predict: Predict, start: Sequence[Sequence[int]], most: int = MOST) 
     return DirectGroups(ordered, last / tasks, first / tasks, len(known))
 
 
-Change = tuple[tuple[int, int], tuple[tuple[int, ...], tuple[int, ...]]]
+Network = tuple[int, ...]
+Change = tuple[tuple[int, int], tuple[Network, Network]]
 
 
-def _moves(groups: Sequence[tuple[int, ...]]) -> list[Change]:
-    """Every move of a task out of a group of at least two: the two places, and what stands there afterwards."""
+def _moves(groups: Sequence[Network], block_of: Sequence[Network]) -> list[Change]:
+    """Every move of a block out of a group that it is not all of: the two places, and what stands there afterwards."""
     return [
-        ((a, b), (tuple(t for t in groups[a] if t != task), tuple(sorted((*groups[b], task)))))
+        ((a, b), (_without(groups[a], block), _with(groups[b], block)))
         for a in range(len(groups))
-        if len(groups[a]) > 1
-        for task in groups[a]
+        for block in _blocks(groups[a], block_of)
+        if len(block) < len(groups[a])
         for b in range(len(groups))
         if b != a
     ]
 
 
-def _swaps(groups: Sequence[tuple[int, ...]]) -> list[Change]:
+def _swaps(groups: Sequence[Network], block_of: Sequence[Network]) -> list[Change]:
     return [
-        (
-            (a, b),
-            (
-                tuple(sorted([t for t in groups[a] if t != one] + [other])),
-                tuple(sorted([t for t in groups[b] if t != other] + [one])),
-            ),
-        )
+        ((a, b), (_with(_without(groups[a], one), other), _with(_without(groups[b], other), one)))
         for a in range(len(groups))
         for b in range(a + 1, len(groups))
-        for one in groups[a]
-        for other in groups[b]
+        for one in _blocks(groups[a], block_of)
+        for other in _blocks(groups[b], block_of)
     ]
+
+
+def _blocks(group: Network, block_of: Sequence[Network]) -> list[Network]:
+    return list(dict.fromkeys(block_of[task] for task in group))
+
+
+def _without(group: Network, block: Network) -> Network:
+    return tuple(task for task in group if task not in block)
+
+
+def _with(group: Network, block: Network) -> Network:
+    return tuple(sorted((*group, *block)))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from affinity_service.grouping.baselines import agglomerative, kmeans, merge_path, random_partition, spectral
+from affinity_service.grouping.constraints import Rules
 from affinity_service.grouping.local_moves import improve
 from affinity_service.grouping.matrix import Floats, Labels
 from affinity_service.grouping.partition import density_of_labels
@@ -17,13 +18,20 @@ _FEWEST_KICKS = 20
 _PROVED = 1e-7
 
 
-def quick_start(matrix: Floats, k: int) -> Labels:
+def quick_start(matrix: Floats, k: int, rules: Rules | None = None) -> Labels:
     """Greedy merging polished by local moves: often optimal already, and then the relaxation need only prove it."""
-    return improve(matrix, merge_path(matrix, k)[k], k)
+    return improve(matrix, merge_path(matrix, k)[k], k, rules)
 
 
 def rounded(
-    matrix: Floats, relaxed: Floats | None, symmetric: Floats, start: Labels, k: int, seed: int, upper: float
+    matrix: Floats,
+    relaxed: Floats | None,
+    symmetric: Floats,
+    start: Labels,
+    k: int,
+    seed: int,
+    upper: float,
+    rules: Rules | None = None,
 ) -> Labels:
     """The best of several partitions, each polished by local moves, then kicked about unless proved optimal.
 
@@ -42,6 +50,7 @@ def rounded(
         k: number of groups, 1 ≤ k ≤ T.
         seed: of k-means, spectral clustering, the random partitions and the kicks.
         upper: bound on ⟨matrix, X⟩.
+        rules: what the groups must look like; `start` keeps them, every other candidate is repaired first.
 
     Returns:
         (T,) labels with every one of 0…k−1 in use.
@@ -49,18 +58,19 @@ def rounded(
     rng = np.random.default_rng(seed)
     best, value = start, density_of_labels(matrix, start, k)
     for candidate in _candidates(len(matrix), relaxed, symmetric, k, seed, rng):
-        labels = improve(matrix, candidate, k)
+        labels = improve(matrix, candidate, k, rules)
         if (reached := density_of_labels(matrix, labels, k)) > value:
             best, value = labels, reached
     tasks = len(matrix)
-    for _ in range(max(_FEWEST_KICKS, _KICK_EFFORT // tasks)):
+    # Repairs are dear.
+    for _ in range(max(_FEWEST_KICKS, _KICK_EFFORT // tasks if rules is None else 0)):
         if value >= upper - _PROVED * tasks:
             break
         # Sizes stay, so no group is emptied; polishing may change them.
         chosen = rng.choice(tasks, size=min(tasks, max(3, tasks // 5)), replace=False)
         kicked = best.copy()
         kicked[chosen] = best[rng.permutation(chosen)]
-        labels = improve(matrix, kicked, k)
+        labels = improve(matrix, kicked, k, rules)
         if (reached := density_of_labels(matrix, labels, k)) >= value:
             best, value = labels, reached
     return best

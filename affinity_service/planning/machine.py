@@ -110,7 +110,8 @@ def calibrate() -> Rates:
         rates = Rates(
             gemm=2 * 512**3 / _seconds(lambda: square @ square),
             linear=2 * 512**3 / _seconds(lambda: affine(square, square)),
-            elements=len(large) / _seconds(lambda: large * 1.5),
+            # What the pages of fresh memory cost differs most.
+            elements=len(large) / _seconds(lambda: large * 1.5, repeats=25),
             operation=_seconds(lambda: torch.add(tiny, tiny), 2000),
             interpreter=_seconds(_loop) / REFERENCE_LOOP,
         )

@@ -50,7 +50,7 @@ DIRECT_MOST = 5000
 # A step of stacked training in tiny operations (vmap, autograd, optimizer), and the elementwise operations it makes per
 # weight (the optimizer's passes over fresh memory) and per activation.
 STACK_OPERATIONS = 2500
-STACK_PER_WEIGHT = 120
+STACK_PER_WEIGHT = 70
 STACK_PER_ACTIVATION = 10
 # A product of stacked small matrices reaches so much of a large one's rate.
 STACK_RATE = 0.6

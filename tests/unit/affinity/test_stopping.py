@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from affinity_service.affinity.stopping import ExpectedStop, stop_noise
+from affinity_service.affinity.stopping import ExpectedStop, StopRule, course_correction, mean_course, stop_noise
 
 
 def expected(noise: float, scores: np.ndarray, values: np.ndarray) -> torch.Tensor:
@@ -49,3 +49,47 @@ def test_fluctuation_is_told_from_the_course():
     losses = [np.concatenate([each, np.full_like(each, np.nan)], axis=2) for each in losses]
     assert stop_noise(losses) == pytest.approx(0.02, rel=0.1)
     assert stop_noise(losses[:1]) == 0.0
+
+
+def test_what_courses_share_in_overfitting_is_found():
+    rng = np.random.default_rng(3)
+    predicted = rng.normal(size=(6, 1)) + np.linspace(1, 0, 15)
+    overfits = np.linspace(0, 0.5, 15) ** 2
+    # Levels are no matter of the stop.
+    true = predicted + overfits + rng.normal(size=(6, 1)) + rng.normal(scale=0.01, size=(6, 15))
+    np.testing.assert_allclose(course_correction(true, predicted), overfits - overfits.mean(), atol=0.02)
+
+
+def test_what_chance_explains_is_left_out():
+    rng = np.random.default_rng(4)
+    sizes = []
+    for _ in range(200):
+        # Courses that wander each for itself.
+        apart = rng.normal(size=(6, 15)).cumsum(axis=1)
+        found = np.array(course_correction(apart, np.zeros((6, 15))) or np.zeros(15))
+        mean = (apart - apart.mean(axis=1, keepdims=True)).mean(axis=0)
+        sizes.append(np.square(found).sum() / np.square(mean).sum())
+    assert np.mean(sizes) < 0.15
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_one_course_tells_nothing(rows):
+    assert course_correction(np.zeros((rows, 4)), np.ones((rows, 4))) == ()
+    assert course_correction(np.zeros((3, 4)), np.ones((3, 4))) == ()
+
+
+def test_a_probe_that_diverged_is_left_out():
+    true = np.tile(np.array([0.0, 1.0, 2.0]), (4, 1))
+    true[0, 2] = np.inf
+    np.testing.assert_allclose(course_correction(true, np.zeros((4, 3))), [-1, 0, 1])
+
+
+def test_the_correction_moves_the_score_of_its_epoch():
+    losses = torch.tensor([[1.0, np.nan, 3.0], [np.nan, 4.0, np.nan]])
+    assert StopRule(correction=(0.5, -0.25)).score(losses, 2).tolist() == [1.75, 3.75]
+    assert StopRule().score(losses, 7).tolist() == [2.0, 4.0]
+
+
+def test_the_course_is_the_mean_over_seeds_and_members():
+    first = np.array([[[1.0, np.nan, 3.0], [2.0, np.nan, 2.0]]])
+    np.testing.assert_allclose(mean_course([first, first + 2]), [[3.0, 3.0]])

@@ -1,7 +1,6 @@
 import json
 import time
 from itertools import chain, combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +8,10 @@ import pytest
 
 from affinity_service.errors import UserError
 from affinity_service.grouping import Selection, select_networks
-from affinity_service.grouping.selection_exact import best_selection, mates_scores
 from affinity_service.grouping.selection_search import flipped_scores, serving_scores
+from tests import standley
 
-DATA = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "task_selection"
+DATA = standley.FOLDER
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"published matrices not found at {DATA}")
 
 
@@ -202,32 +201,9 @@ def test_nine_tasks_take_no_time() -> None:
         assert select_networks(affinity, group_count).score <= selection.score
 
 
-def _measured(name: str) -> np.ndarray:
-    """(32, 5) losses of all full-size networks of five tasks by bit mask; inf outside the group."""
-    losses = np.full((32, 5), np.inf)
-    for line in (DATA / name).read_text().splitlines()[1:]:
-        cells = [cell.strip() for cell in line.split("\t")]
-        present = [task for task, cell in enumerate(cells) if cell]
-        for task in present:
-            losses[sum(1 << other for other in present), task] = float(cells[task])
-    return losses
-
-
 @needs_data
 def test_golden_standley_setting_one() -> None:
     """Selected on validation, scored on test; total loss, as in Standley et al. 2020."""
-    validation, test = _measured("standley_results.txt"), _measured("standley_results_test.txt")
-    singles = np.diag(validation[2 ** np.arange(5)])
-    pairs = np.array([[validation[1 << i | 1 << j, i] for j in range(5)] for i in range(5)])
-
-    def tested(chosen: list[list[int]], chooser: np.ndarray) -> float:
-        masks = [sum(1 << task for task in group) for group in chosen]
-        return float(sum(test[masks[int(chooser[masks, task].argmax())], task] for task in range(5)))
-
-    estimate = mates_scores(-pairs, -singles)
-    optimal = [tested(best_selection(-validation, budget), -validation) for budget in (1, 2, 3, 4)]
-    approximate = [
-        tested(select_networks(-pairs, budget, singleton_score=-singles).groups, estimate) for budget in (1, 2, 3, 4)
-    ]
+    optimal, approximate = zip(*(standley.totals("results", budget) for budget in (1, 2, 3, 4)), strict=True)
     np.testing.assert_allclose(optimal, [0.50278, 0.45224, 0.44235, 0.43555], atol=1e-5)
     np.testing.assert_allclose(approximate, [0.50278, 0.45474, 0.44875, 0.44112], atol=1e-5)
