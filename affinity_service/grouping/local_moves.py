@@ -1,5 +1,7 @@
 """Local search over partitions into exactly k groups: single moves and swaps, best improvement first."""
 
+from functools import lru_cache
+
 import numpy as np
 
 from affinity_service.grouping.constraints import UNCONSTRAINED, Rules
@@ -22,16 +24,17 @@ def improve(matrix: Floats, labels: Labels, k: int, rules: Rules | None = None) 
         (T,) labels, again with every one of 0…k−1 in use, of an objective at least as high (unless repaired).
     """
     if rules is None:
-        return _Search(matrix, labels, k, _free(len(matrix))).climb()
-    search = _Search(rules.contracted(matrix), rules.repaired(labels, k), k, rules)
+        return Search(matrix, labels, k, _free(len(matrix))).climb()
+    search = Search(rules.contracted(matrix), rules.repaired(labels, k), k, rules)
     return search.climb()[rules.atom_of]
 
 
+@lru_cache(maxsize=8)
 def _free(tasks: int) -> Rules:
     return Rules(UNCONSTRAINED, tasks)
 
 
-class _Search:
+class Search:
     """A partition of atoms and its running sums.
 
     labels : (A,) group of each atom. sizes : (k,) tasks per group. to_group : (A, k) sum of each atom's row over each

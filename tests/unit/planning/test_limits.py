@@ -51,7 +51,7 @@ def test_the_refusal_names_a_number_that_then_fits(sections, hidden, knob, confi
 
 def test_exact_gradients_of_a_large_model_are_to_be_reduced(config, workload, machine):
     settings = config(gradients={"reduction": "exact"})
-    with pytest.raises(UserError, match=r"set gradients.reduction to subspace \(200 numbers per gradient"):
+    with pytest.raises(UserError, match=r"set gradients.reduction to subspace \(400 numbers per gradient"):
         check_fits(plan_study(settings, workload(hidden=(4000,)), machine))
 
 
@@ -65,7 +65,7 @@ def test_the_disk_and_what_lies_on_it_already(config, workload, machine):
     found = plan_study(config(), workload(), machine)
     needed = sum(stage.disk_bytes for stage in found.stages)
     full = dataclasses.replace(machine, free_disk=needed - 10**6)
-    with pytest.raises(UserError, match=r"the study's files need .* free disk: lower gradients.dimension from 200 to"):
+    with pytest.raises(UserError, match=r"the study's files need .* free disk: lower gradients.dimension from 400 to"):
         check_fits(plan_study(config(), workload(), full))
     check_fits(plan_study(config(), workload(), full), stored_bytes=2 * 10**6)
 
