@@ -4,6 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+BENCHMARKS := sdp networks fits demo plan fidelity groups gpu
 
 .PHONY: install demo test faults lint format bench bench-gpu clean
 install: .venv/installed
@@ -34,10 +35,10 @@ faults: install
 	FAULT_REPEATS=5 $(PYTEST) tests/faults
 
 bench: install
-	@for b in tests/benchmarks/*.py; do echo; echo "== $$b"; $(BIN)/python $$b || exit 1; done
+	@for b in $(BENCHMARKS); do echo; echo "== $$b"; $(BIN)/python -m tests.benchmarks.$$b || exit 1; done
 
 bench-gpu: install
-	$(BIN)/python tests/benchmarks/gpu.py
+	$(BIN)/python -m tests.benchmarks.gpu
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,17 @@ from rich.table import Table
 from rich.text import Text
 
 from affinity_service.cli_import import importing
-from affinity_service.cli_output import VERBATIM, err, out, print_fidelity, print_groups, print_job, print_json, right
+from affinity_service.cli_output import (
+    VERBATIM,
+    err,
+    out,
+    print_fidelity,
+    print_groups,
+    print_job,
+    print_json,
+    print_networks,
+    right,
+)
 from affinity_service.errors import UserError
 
 app = typer.Typer(
@@ -129,6 +140,18 @@ def partners(
         view.add_row(Text(str(row.partner)), f"{row.predicted_loss:.4f}", f"{row.gain:.4f}")
     out.print(view)
     out.print("Each partner is the best beside those above it." if len(table) else "No partner is predicted to help.")
+
+
+@app.command()
+def networks(
+    study: StudyPath,
+    budget: Annotated[int, typer.Option(help="Networks at most; a task may be in several.")],
+    method: Annotated[str, typer.Option(help="direct (predicted losses) or pairs (averaged affinities).")] = "direct",
+    as_json: AsJson = False,
+) -> None:
+    """Choose overlapping networks within a budget, without training."""
+    found = _open(study).networks(budget, method)
+    print_json(asdict(found)) if as_json else print_networks(found)
 
 
 @app.command()

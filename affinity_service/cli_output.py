@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from affinity_service.study import TaskNetworks
 
 out, err = Console(), Console(stderr=True)
 # Names from the user's data are neither markup nor emoji, and a path must not be broken into lines.
@@ -61,6 +64,15 @@ def print_groups(groups: list[list[str]], stored: dict[str, Any]) -> None:
     out.print(view)
     bound = "" if stored["bound"] is None else f", at most {stored['bound']:.4f} possible"
     out.print(f"objective {stored['objective']:.4f}{bound}", highlight=False)
+
+
+def print_networks(found: TaskNetworks) -> None:
+    view = Table("network", "tasks", "serves", title=f"{len(found.tasks)} networks", title_justify="left")
+    for index, names in enumerate(found.tasks):
+        served = [task for task, network in found.served_by.items() if network == index]
+        view.add_row(str(index), Text(", ".join(names)), Text(", ".join(served)))
+    out.print(view)
+    out.print(f"mean predicted loss {found.loss:.4f}, at best {found.bound:.4f} possible", highlight=False)
 
 
 def right(title: str) -> Any:

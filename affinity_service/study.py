@@ -31,6 +31,7 @@ from affinity_service.grouping import (
     select_networks,
 )
 from affinity_service.grouping.direct import descend
+from affinity_service.grouping.matrix import checked_integer
 from affinity_service.grouping.partition import density
 from affinity_service.reporter import LogReporter, Reporter
 from affinity_service.stages import finished_stages
@@ -268,7 +269,7 @@ class Study:
         names = [[self.tasks[task] for task in group] for group in groups]
         return TaskGroups(names, objective, grouping.bound, method, grouping.k)
 
-    def networks(self, budget: float, method: Literal["direct", "pairs"] = "direct") -> TaskNetworks:
+    def networks(self, budget: int, method: str = "direct") -> TaskNetworks:
         """At most `budget` networks, tasks in several allowed, each task served by the best of its own; no training.
 
         Parameters
@@ -283,12 +284,13 @@ class Study:
         """
         if method == "pairs":
             affinity = self.affinity.affinity
-            chosen = select_networks(affinity, int(budget), singleton_score=np.diag(affinity))
+            chosen = select_networks(affinity, budget, singleton_score=np.diag(affinity))
             return self._named_networks(chosen.groups, chosen.served_by, -chosen.score, -chosen.bound)
         if method != "direct":
             raise UserError(f"method: found {method!r}; expected direct or pairs")
         self.require("fits")
-        clusters = cluster(centre_rows(self.affinity.affinity), min(len(self.tasks), max(1, int(budget))))
+        budget = checked_integer(budget, "budget", 1, None)
+        clusters = cluster(centre_rows(self.affinity.affinity), min(len(self.tasks), budget))
         found = choose_networks(self._losses, len(self.tasks), budget, start=clusters.groups)
         return self._named_networks(found.groups, found.served_by, found.loss, found.bound)
 

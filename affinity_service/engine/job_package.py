@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from affinity_service.artifacts import StudyFolder
-from affinity_service.config import Config, PythonSource
+from affinity_service.config import Config
+from affinity_service.config_sources import PythonSource
 from affinity_service.engine.session import ENVIRONMENT, PACKAGE
 from affinity_service.errors import UserError
 from affinity_service.version import CARRIED, provenance

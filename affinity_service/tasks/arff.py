@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from affinity_service.config import ArffSource
+from affinity_service.config_sources import ArffSource
 from affinity_service.errors import UserError
 from affinity_service.tasks.columns import quote
 from affinity_service.tasks.files import read_text

@@ -7,7 +7,7 @@ import re
 import pyarrow as pa
 from pyarrow import csv
 
-from affinity_service.config import CsvSource
+from affinity_service.config_sources import CsvSource
 from affinity_service.errors import UserError
 from affinity_service.tasks.files import read_text
 from affinity_service.tasks.suite import Suite

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from affinity_service.artifacts import StudyFolder
-from affinity_service.config import ArffSource, CsvSource, TableSource
+from affinity_service.config_sources import ArffSource, CsvSource, TableSource
 from affinity_service.config_text import explain
 from affinity_service.errors import UserError
 from affinity_service.tasks.arff import arff_table, with_labels

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from affinity_service.config import ParquetSource
+from affinity_service.config_sources import ParquetSource
 from affinity_service.errors import UserError
 from affinity_service.tasks.files import check_path, reason
 from affinity_service.tasks.suite import Suite

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from affinity_service.config import PythonSource
+from affinity_service.config_sources import PythonSource
 from affinity_service.errors import UserError
 from affinity_service.tasks.suite import Suite
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from affinity_service.config import TableSource
+from affinity_service.config_sources import TableSource
 from affinity_service.errors import UserError
 from affinity_service.tasks.suite import Kind
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from affinity_service.config import (
+from affinity_service.config_sources import (
     ArffSource,
     CsvSource,
     ParquetSource,

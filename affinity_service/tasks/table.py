@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from affinity_service.config import TableSource
+from affinity_service.config_sources import TableSource
 from affinity_service.errors import UserError
 from affinity_service.tasks.columns import found_type, is_number, is_text, label_column, quote, stored_kind
 from affinity_service.tasks.roles import Roles, assign_roles

@@ -7,7 +7,7 @@ from importlib import resources
 import numpy as np
 import pandas as pd
 
-from affinity_service.config import YeastSource
+from affinity_service.config_sources import YeastSource
 from affinity_service.tasks.suite import Suite, Task, seeded_split
 
 

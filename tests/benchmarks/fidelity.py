@@ -1,6 +1,6 @@
 """Which estimates know the partners that help: every estimator against true fine-tuning, on real data.
 
-    python tests/benchmarks/fidelity.py [--sets yeast,school] [--splits 5] [--keep FOLDER]
+    python -m tests.benchmarks.fidelity [--sets yeast,school] [--splits 5] [--keep FOLDER]
 
 Per data set and split: a base model, 100 subsets of 2 to 8 tasks, the truth as the mean of three seeds (three others
 tell how far it repeats), three projection seeds of the published recipe, two trainings of the linearised network.

@@ -1,4 +1,4 @@
-"""Time of the batched subset fits against scikit-learn, one subset at a time: `python tests/benchmarks/fits.py`.
+"""Time of the batched subset fits against scikit-learn, one subset at a time: `python -m tests.benchmarks.fits`.
 
 Tasks have independent planted signals on Gaussian features. scikit-learn knows no offsets, so all margins are zero. Its
 time is measured on ten of the subsets and scaled to all of them; figures are medians over the repetitions. `--quick` is

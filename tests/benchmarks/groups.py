@@ -1,7 +1,7 @@
 """What the groups are worth: test loss of models trained per group against random groups of the same sizes, joint and
 single-task training, on real data.
 
-    python tests/benchmarks/groups.py [--sets yeast,school] [--splits 5] [--groups 4] [--keep FOLDER]
+    python -m tests.benchmarks.groups [--sets yeast,school] [--splits 5] [--groups 4] [--keep FOLDER]
 
 Groups by density (sdp) and by descent on the predicted losses of the groups themselves (direct); models fine-tuned
 from the base model, which is what the estimates are of, and from scratch. Gains are per task, positive where the

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from affinity_service.config import ArffSource, SplitConfig, YeastSource
+from affinity_service.config_sources import ArffSource, SplitConfig, YeastSource
 from affinity_service.tasks import load_suite
 from affinity_service.tasks.suite import Suite
 

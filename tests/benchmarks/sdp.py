@@ -1,4 +1,4 @@
-"""The clustering relaxation by the solver of this project against CVXPY with SCS: `python tests/benchmarks/sdp.py`.
+"""The clustering relaxation by the solver of this project against CVXPY with SCS: `python -m tests.benchmarks.sdp`.
 
 Planted groups: affinity .6 inside, noise everywhere. Gaps are relative to the bound above a random partition. First
 the time at T=500 (`--quick`: 100) to a certified bound, then accuracy at T=200, then matrices whose relaxation is not

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from affinity_service.config import ArffSource, Config
+from affinity_service.config import Config
+from affinity_service.config_sources import ArffSource
 from affinity_service.errors import UserError
 from affinity_service.tasks import load_suite
 from affinity_service.tasks.arff import read_arff

@@ -3,7 +3,8 @@ import gzip
 import numpy as np
 import pytest
 
-from affinity_service.config import Config, CsvSource
+from affinity_service.config import Config
+from affinity_service.config_sources import CsvSource
 from affinity_service.errors import UserError
 from affinity_service.tasks import TRAIN, load_suite
 from affinity_service.tasks.csv import read_csv

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from affinity_service import cli
-from affinity_service.config import ArffSource, CsvSource, ParquetSource
+from affinity_service.config_sources import ArffSource, CsvSource, ParquetSource
 from affinity_service.errors import UserError
 from affinity_service.tasks import load_suite
 from affinity_service.tasks.arff import read_arff

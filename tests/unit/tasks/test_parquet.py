@@ -3,7 +3,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from affinity_service.config import ParquetSource
+from affinity_service.config_sources import ParquetSource
 from affinity_service.errors import UserError
 from affinity_service.tasks import load_suite
 from affinity_service.tasks.parquet import read_parquet

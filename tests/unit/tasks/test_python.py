@@ -3,7 +3,8 @@ import sys
 import numpy as np
 import pytest
 
-from affinity_service.config import Config, PythonSource
+from affinity_service.config import Config
+from affinity_service.config_sources import PythonSource
 from affinity_service.errors import UserError
 from affinity_service.tasks import load_suite
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from affinity_service.config import ArffSource, CsvSource
+from affinity_service.config_sources import ArffSource, CsvSource
 from affinity_service.errors import UserError
 from affinity_service.tasks import load_suite
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from affinity_service.config import YeastSource
+from affinity_service.config_sources import YeastSource
 from affinity_service.errors import UserError
 from affinity_service.tasks import TRAIN, VALIDATION, Suite, Task, load_suite
 from affinity_service.tasks.checks import check_suite, drop_rare_tasks
