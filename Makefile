@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
-BENCHMARKS := sdp networks fits demo plan fidelity groups gpu
+BENCHMARKS := sdp networks predict fits demo plan fidelity groups gpu
 
 .PHONY: install demo test faults lint format bench bench-gpu clean
 install: .venv/installed

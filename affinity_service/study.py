@@ -167,8 +167,8 @@ class Study:
             No task, a repeated task or one that the study does not know.
         """
         subset = task_index(tasks, self.tasks)
-        self.require("fits")
-        estimates = self._estimator.estimate([subset, *[(task,) for task in subset]])
+        self.require("affinity")
+        estimates = self._estimator.estimate([subset])
         errors = self.calibration.task_errors
         return pd.DataFrame(
             {
@@ -176,7 +176,7 @@ class Study:
                 "predicted_loss": estimates.losses[0],
                 "standard_error": [errors[t] for t in subset] if errors else estimates.standard_errors[0],
                 "example_error": estimates.standard_errors[0],
-                "alone": [float(loss[0]) for loss in estimates.losses[1:]],
+                "alone": -np.diag(self.affinity.affinity)[subset],
             }
         )
 

@@ -18,6 +18,7 @@ from affinity_service.fitting import solve_subsets
 from affinity_service.fitting.optimizers import training_optimizer
 from affinity_service.fitting.path import Anchor, Paths, Training
 from affinity_service.fitting.problem import check_subsets
+from affinity_service.fitting.query import QueryFits
 from affinity_service.fitting.task_rows import member_losses, split_by_task
 from affinity_service.gradients.store import FeatureRows
 from affinity_service.tasks.sampling import steps_per_epoch
@@ -28,6 +29,8 @@ NetworkLosses = Callable[[Tensor], tuple[Tensor, Tensor]]
 # Displacements of as many subsets at a time as fill so much memory; the path keeps about so many numbers per weight.
 PATH_BYTES = 1 << 30
 PATH_COPIES = 13
+# So many subsets are sooner fitted one at a time than set up together.
+FEW = 8
 
 
 class LinearizedEstimator:
@@ -64,6 +67,7 @@ class LinearizedEstimator:
         self._train, self._validation = (
             split_by_task(*arrays, squared) for arrays in (self._arrays, _tensors(validation, device))
         )
+        self._queries = QueryFits(self._train)
         self._labelled = _labelled(train, len(tasks))
         self.anchor = Anchor.from_tensors(anchor, device)
         self.network = network
@@ -157,17 +161,30 @@ class LinearizedEstimator:
         exact = {moment for moment in wanted if moment != "best"}
         grid = {last} if fixed != "auto" else {*exact, *doublings, last}
         sizes = torch.bincount(self._arrays[3], minlength=len(self.tasks))
+        c: Tensor | None = None
         for epochs in sorted(grid):
             if fixed == "auto":
                 l2 = ridge_penalties(self.anchor, subsets, self._training(subsets), sizes, epochs, self.config.base)
             else:
                 l2 = torch.full((len(subsets),), float(fixed))
-            fit = solve_subsets(*self._arrays, subsets, l2 * self.penalty_factor, kinds=self.kinds)
+            c, converged = self._ridges(subsets, l2 * self.penalty_factor, c)
             w = None
             if self.network is not None:
-                w = self.anchor.displacement(fit.weights)
+                w = self.anchor.displacement(c)
             for epoch in [epochs] if fixed == "auto" else sorted({*exact, last}):
-                look(epoch, w, fit.weights, torch.as_tensor(fit.converged))
+                look(epoch, w, c, converged)
+
+    def _ridges(self, subsets: list[tuple[int, ...]], l2: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Coordinates (M, d) and whether they are converged (M,); a few subsets are fitted one at a time."""
+        found: list[Tensor | None] = [None]
+        if len(subsets) <= FEW:
+            starts = [None] * len(subsets) if start is None else list(start)
+            found = [self._queries.fit(*each) for each in zip(subsets, l2.tolist(), starts, strict=True)]
+        settled = [weights for weights in found if weights is not None]
+        if len(settled) == len(subsets):
+            return torch.stack(settled), torch.ones(len(subsets), dtype=torch.bool, device=self.device)
+        fit = solve_subsets(*self._arrays, subsets, l2, kinds=self.kinds)
+        return fit.weights, torch.as_tensor(fit.converged)
 
 
 def _labelled(rows: FeatureRows, tasks: int) -> NDArray[np.bool_]:

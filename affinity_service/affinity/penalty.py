@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -30,9 +31,12 @@ def ridge_penalties(
     ----------
     sizes : (T,) training rows of each task.
     """
-    share = torch.zeros(len(subsets), len(anchor.mean), device=anchor.mean.device)
+    # Of one subset only its own tasks are read.
+    used = sorted({task for subset in subsets for task in subset})
+    anchor, sizes = replace(anchor, mean=anchor.mean[used], square=anchor.square[used]), sizes[used]
+    share = torch.zeros(len(subsets), len(used), device=anchor.mean.device)
     for index, subset in enumerate(subsets):
-        share[index, list(subset)] = 1 / len(subset)
+        share[index, [used.index(task) for task in subset]] = 1 / len(subset)
     root = ((share @ anchor.mean) ** 2 + batch_variance(anchor, share, sizes, training)).sqrt()
     reached = (share @ anchor.square) > 0
     steps = epochs * training.steps.to(share.device)
