@@ -130,6 +130,10 @@ class GroupConfig(StageConfig):
     centre: Literal["partners", "alone"] = Field(
         "partners", description="what an affinity is compared with: the receiver's average partner, or it alone"
     )
+    shrink: bool = Field(False, description="draw uncertain affinities towards the receiver's average partner first")
+    probe: bool = Field(
+        False, description="truly fine-tune the groups of direct and of its start, and keep the better ones"
+    )
     min_size: int = Field(1, ge=1, description="tasks per group, at least")
     max_size: int | None = Field(None, ge=1, description="tasks per group, at most")
     must_link: list[list[str]] = Field([], description="sets of tasks that share a group")
@@ -140,6 +144,14 @@ class GroupConfig(StageConfig):
     def _sizes_ordered(self) -> GroupConfig:
         if self.max_size is not None and self.max_size < self.min_size:
             raise ValueError(f"max_size {self.max_size} is below min_size {self.min_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _probes_are_of_direct(self) -> GroupConfig:
+        if self.probe and self.method != "direct":
+            raise ValueError(f"probe compares direct with its start, but method is {self.method}: use direct")
+        if self.shrink and self.centre != "partners":
+            raise ValueError("shrink draws affinities towards the average partner: centre must be partners")
         return self
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from affinity_service.affinity.bootstrap import example_errors
+from affinity_service.affinity.estimates import stated_moment
 from affinity_service.affinity.matrix import AffinityMatrix, matrix_from_estimates
 from affinity_service.artifacts import fingerprint
 from affinity_service.engine.context import StageContext, StageOutcome
@@ -18,9 +19,12 @@ from affinity_service.grouping import centre_rows, cluster
 from affinity_service.grouping.constraints import constraints_of
 from affinity_service.grouping.direct import Predict, descend
 from affinity_service.grouping.partition import density
+from affinity_service.grouping.shrinkage import shrink_rows
 from affinity_service.tables import read_table, write_table
 from affinity_service.tasks.suite import TRAIN, VALIDATION
 
+# Trainings of each probed group.
+PROBE_SEEDS = 3
 ESTIMATE_COLUMNS = ["subset", "tasks", "predicted_loss", "standard_error", "weights"]
 
 
@@ -69,15 +73,24 @@ def group_tasks(context: StageContext) -> StageOutcome:
     names, settings = context.suite.names, context.config.groups
     matrix = AffinityMatrix.from_table(read_table(context.folder, "affinity/matrix.parquet"), names)
     centred = centre_rows(matrix.affinity, settings.centre)
+    if settings.shrink:
+        centred = shrink_rows(centred, matrix.contrast_error())
     method = "sdp" if settings.method == "direct" else settings.method
     constraints = constraints_of(settings, names)
     grouping = cluster(centred, settings.k, method, seed=settings.seed, constraints=constraints)
-    groups, objective, more = grouping.groups, grouping.objective, {}
+    groups, objective, flops = grouping.groups, grouping.objective, 0.0
+    more: dict[str, float] = {}
     if settings.method == "direct":
         context.progress(0, 1, "groups by their own predicted losses")
         found = descend(_predictor(context), groups, constraints=constraints)
-        groups, objective = found.groups, density(centred, found.groups)
         more = {"predicted_loss": found.loss, "start_predicted_loss": found.start_loss, "evaluated": found.evaluated}
+        if settings.probe:
+            context.progress(0, 1, "probes of the groups")
+            (start_loss, loss), flops = _probed(context, [groups, found.groups])
+            more |= {"probed_loss": loss, "start_probed_loss": start_loss}
+        if not settings.probe or loss < start_loss:
+            groups = found.groups
+        objective = density(centred, groups)
     named = [[names[task] for task in group] for group in groups]
     context.folder.write_json(
         "groups.json",
@@ -85,13 +98,30 @@ def group_tasks(context: StageContext) -> StageOutcome:
             "method": settings.method,
             "k": len(named),
             "centre": settings.centre,
+            "shrink": settings.shrink,
             "groups": named,
             "objective": objective,
             "bound": grouping.bound,
             **more,
         },
     )
-    return StageOutcome(flops=0.0, workers=1, identity=fingerprint(named))
+    return StageOutcome(flops=flops, workers=1, identity=fingerprint(named))
+
+
+def _probed(context: StageContext, partitions: Sequence[Sequence[Sequence[int]]]) -> tuple[list[float], float]:
+    """Mean loss over all tasks of each partition's groups truly fine-tuned, and what that cost: the choice among many
+    predictions flatters itself."""
+    from affinity_service.affinity.build import base_weights, device_here
+    from affinity_service.evaluation.fine_tuning import FineTuner, seeds_of
+
+    config, folder, suite = context.config, context.folder, context.suite
+    wanted = list(dict.fromkeys(tuple(group) for groups in partitions for group in groups))
+    tuner = FineTuner(suite, config, base_weights(folder), device_here())
+    tuned = tuner.run(wanted, seeds_of("groups", config.groups.seed, PROBE_SEEDS))
+    losses = np.mean([each.at(stated_moment(config))[0] for each in tuned], axis=0)
+    total = dict(zip(wanted, np.nansum(losses, axis=1), strict=True))
+    means = [float(sum(total[tuple(group)] for group in groups)) / len(suite.tasks) for groups in partitions]
+    return means, sum(each.flops for each in tuned)
 
 
 def _predictor(context: StageContext) -> Predict:

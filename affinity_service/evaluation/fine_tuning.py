@@ -24,9 +24,9 @@ STACK_COPIES = 11
 STACK_BYTES = 1 << 30
 
 
-def seeds_of(purpose: Literal["probe", "truth", "oracle", "estimate"], seed: int, count: int) -> list[int]:
+def seeds_of(purpose: Literal["probe", "truth", "oracle", "estimate", "groups"], seed: int, count: int) -> list[int]:
     """`count` seeds of true trainings that no other purpose or seed shares."""
-    key = [("probe", "truth", "oracle", "estimate").index(purpose), seed]
+    key = [("probe", "truth", "oracle", "estimate", "groups").index(purpose), seed]
     return np.random.SeedSequence(key).generate_state(count, np.uint32).tolist()
 
 

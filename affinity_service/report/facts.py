@@ -139,7 +139,8 @@ def bound_sentences(grouping: dict[str, Any], matrix: AffinityMatrix | None, uni
     score = grouping["objective"] / tasks
     bound = None if grouping["bound"] is None else grouping["bound"] / tasks
     alone = grouping.get("centre", "alone") == "alone"
-    chance = _chance(matrix, tasks, k, alone)
+    # Shrunk affinities have a chance level of their own, which is not stored.
+    chance = None if grouping.get("shrink") else _chance(matrix, tasks, k, alone)
     known = [value for value in (score, bound, chance) if value is not None]
     decimals = max(4, decimals_for(known))
     sentences = [
@@ -168,6 +169,22 @@ def bound_sentences(grouping: dict[str, Any], matrix: AffinityMatrix | None, uni
                 f": of what any grouping could gain over them, this one has {math.floor(1000 * share) / 10} % or more"
             )
         sentences.append(sentence + ".")
+    return sentences
+
+
+def direct_sentences(grouping: dict[str, Any]) -> list[str]:
+    """What the groups' own losses say, where the groups were chosen by them."""
+    if "predicted_loss" not in grouping:
+        return []
+    values = [grouping["predicted_loss"], grouping["start_predicted_loss"]]
+    sentences = [
+        f"Their own predicted loss is {values[0]:.4f} per task, against {values[1]:.4f} of the clusters of pairs that "
+        f"the descent began with; {count(grouping['evaluated'], 'group')} were predicted."
+    ]
+    if "probed_loss" in grouping:
+        loss, start = grouping["probed_loss"], grouping["start_probed_loss"]
+        kept = "so they were kept" if loss < start else "so the clusters of pairs were taken instead"
+        sentences.append(f"Truly fine-tuned, the two reached {loss:.4f} and {start:.4f}, {kept}.")
     return sentences
 
 

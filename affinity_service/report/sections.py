@@ -53,7 +53,10 @@ def groups(contents: Contents) -> Values | None:
         "decimals": facts.decimals_of(measured) if measured else estimated,
         "baselines": [b for b in BASELINES if any(b in row["gains"] for row in rows)],
         "superseded": contents.superseded,
-        "bound": facts.bound_sentences(contents.grouping, matrix, contents.unit),
+        "bound": [
+            *facts.bound_sentences(contents.grouping, matrix, contents.unit),
+            *facts.direct_sentences(contents.grouping),
+        ],
         "sampled": _sampled(contents),
         "contradicted": sum(_contradicted(row) for row in rows),
     }

@@ -239,10 +239,12 @@ def test_every_subset_can_be_trained_instead_and_groups_follow_their_own_losses(
     content = estimated.config.model_dump(mode="json")
     content["affinity"]["estimator"] = "trained"
     content["fits"] |= {"epochs": 2, "subsets": 2}
-    content["groups"] |= {"method": "direct", "k": 2}
+    content["groups"] |= {"method": "direct", "k": 2, "shrink": True, "probe": True}
     study = Study.run(Config.parse(content), tmp_path / "study", until="groups")
     stored = study.folder.read_json("groups.json")
     assert stored["predicted_loss"] <= stored["start_predicted_loss"] + 1e-12
+    assert stored["probed_loss"] > 0
+    assert stored["start_probed_loss"] > 0
     assert sorted(task for group in stored["groups"] for task in group) == sorted(study.tasks)
     assert np.isfinite(study.affinity.affinity).all()
     assert not study.folder.exists("fits/calibration.json"), "true trainings need no probes"

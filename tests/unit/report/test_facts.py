@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from affinity_service.affinity.matrix import AffinityMatrix
-from affinity_service.report.facts import Gain, bound_sentences, comparison, summary
+from affinity_service.report.facts import Gain, bound_sentences, comparison, direct_sentences, summary
 from affinity_service.report.pairs import extreme_pairs
 from affinity_service.report.wording import (
     decimals_for,
@@ -118,3 +118,14 @@ def test_short_keeps_both_ends_on_one_line() -> None:
     assert len(shortened) == 20
     assert shortened.endswith("he end")
     assert short("\n", 5) == "?"
+
+
+def test_groups_chosen_by_their_own_losses_say_whether_probes_agreed():
+    grouping = {"predicted_loss": 0.41234, "start_predicted_loss": 0.42, "evaluated": 17}
+    assert direct_sentences({}) == []
+    (predicted,) = direct_sentences(grouping)
+    assert "0.4123 per task, against 0.4200" in predicted
+    assert "17 groups were predicted" in predicted
+    for loss, word in ((0.43, "were kept"), (0.44, "taken instead"), (0.45, "taken instead")):
+        *_, probed = direct_sentences({**grouping, "probed_loss": loss, "start_probed_loss": 0.44})
+        assert word in probed
