@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from affinity_service.affinity.build import study_estimator
+from affinity_service.affinity.added import estimator_with_added, read_added, write_added
+from affinity_service.affinity.build import base_model, device_here, resolved, study_estimator
 from affinity_service.affinity.calibration import Calibration, read_calibration
 from affinity_service.affinity.estimates import Estimator
 from affinity_service.affinity.matrix import AffinityMatrix
@@ -21,6 +22,7 @@ from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.errors import UserError
 from affinity_service.gradients.anchor import read_anchor
+from affinity_service.gradients.new_task import NewTask, new_task
 from affinity_service.gradients.store import FeatureStore
 from affinity_service.grouping import (
     Constraints,
@@ -37,8 +39,9 @@ from affinity_service.reporter import LogReporter, Reporter
 from affinity_service.stages import finished_stages
 from affinity_service.tables import read_table
 from affinity_service.tasks import load_suite
+from affinity_service.tasks.extend import with_task
 from affinity_service.tasks.names import task_index
-from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite, Task
+from affinity_service.tasks.suite import TRAIN, VALIDATION, Kind, Suite, Task
 from affinity_service.version import check_readable
 
 
@@ -166,19 +169,75 @@ class Study:
         UserError
             No task, a repeated task or one that the study does not know.
         """
-        subset = task_index(tasks, self.tasks)
+        known = self.known_tasks
+        subset = task_index(tasks, known)
         self.require("affinity")
-        estimates = self._estimator.estimate([subset])
+        new = [task for task in subset if task >= len(self.tasks)]
+        estimates = self._estimator.estimate([subset, *[(task,) for task in new]])
+        alone = dict(enumerate(-np.diag(self.affinity.affinity)))
+        alone |= {task: losses[0] for task, losses in zip(new, estimates.losses[1:], strict=True)}
+        # No probe was of an added task: it is taken for a usual one.
         errors = self.calibration.task_errors
+        errors += (float(np.median(errors)),) * len(self.added) if errors else ()
         return pd.DataFrame(
             {
-                "task": [self.tasks[task] for task in subset],
+                "task": [known[task] for task in subset],
                 "predicted_loss": estimates.losses[0],
                 "standard_error": [errors[t] for t in subset] if errors else estimates.standard_errors[0],
                 "example_error": estimates.standard_errors[0],
-                "alone": -np.diag(self.affinity.affinity)[subset],
+                "alone": [alone[task] for task in subset],
             }
         )
+
+    def add_task(self, name: str, labels: ArrayLike, kind: Kind | None = None) -> float:
+        """Let ``predict`` and ``best_partners`` know one more task on the study's examples; the base model and the
+        features of the other tasks stay as they are.
+
+        The task gets a head of its own on the base model's body. It is in no affinity matrix and no group: for that,
+        put it into the data and run the study again.
+
+        Parameters
+        ----------
+        labels : (N,) of the study's examples in the order of its data, NaN or None where there is none.
+        kind : binary, multiclass or regression; inferred from the values when absent.
+
+        Returns
+        -------
+        The part of its gradients' squared length that the study's features hold (compare ``energy`` in
+        ``gradients/layout.json``): where it is small, predictions are less sure than those of other tasks.
+
+        Raises
+        ------
+        UserError
+            The name is taken, the labels do not fit, or the study trains its subsets instead of estimating them.
+        """
+        self.require("fits")
+        if resolved(self.config, self.folder).affinity.estimator == "trained":
+            raise UserError(
+                f"task `{name}`: the study fine-tunes every subset (affinity.estimator) and keeps no features to add "
+                "to; put the task into the data and run the study again"
+            )
+        if name in self.known_tasks:
+            raise UserError(f"task `{name}`: the study has it already; names must be unique")
+        suite = self._suite()
+        extended = with_task(suite, name, labels, kind)
+        model = base_model(self.config, self.folder, suite.inputs.shape[1:], self.suite_tasks)
+        new = new_task(model, extended, self.config, read_anchor(self.folder), device_here())
+        write_added(self.folder, new)
+        # What was opened before knows nothing of it.
+        for cached in ("added", "_estimator"):
+            self.__dict__.pop(cached, None)
+        return new.energy
+
+    @cached_property
+    def added(self) -> list[NewTask]:
+        """Tasks that ``add_task`` brought to the features that the study holds now."""
+        return read_added(self.folder)
+
+    @property
+    def known_tasks(self) -> list[str]:
+        """Names of the study's own tasks and of the added ones, as ``predict`` numbers them."""
+        return [*self.tasks, *(new.task.name for new in self.added)]
 
     def best_partners(self, task: str, size: int = 3) -> pd.DataFrame:
         """Up to `size` auxiliary tasks for one target, by forward selection on its predicted loss; without training.
@@ -194,15 +253,16 @@ class Study:
         UserError
             A task that the study does not know, or a size below 1.
         """
-        (target,) = task_index([task], self.tasks)
+        known = self.known_tasks
+        (target,) = task_index([task], known)
         if size < 1:
             raise UserError(f"size: found {size}; expected at least 1 partner")
         self.require("fits")
-        alone, chosen = forward_selection(self._losses, target, len(self.tasks), size)
+        alone, chosen = forward_selection(self._losses, target, len(known), size)
         losses = [partner.predicted_loss for partner in chosen]
         table = pd.DataFrame(
             {
-                "partner": [self.tasks[partner.task] for partner in chosen],
+                "partner": [known[partner.task] for partner in chosen],
                 "predicted_loss": losses,
                 "gain": [before - after for before, after in zip([alone, *losses], losses, strict=False)],
             }
@@ -217,6 +277,9 @@ class Study:
         def rows() -> tuple[Any, Any]:
             return (self.features.rows(TRAIN), self.features.rows(VALIDATION)), read_anchor(self.folder)
 
+        if self.added:
+            settings, own = resolved(self.config, self.folder), self.suite_tasks
+            return estimator_with_added(settings, self.folder, *rows(), own, self.added, self.calibration)
         return study_estimator(self.config, self.folder, rows, self.suite_tasks, self._suite)
 
     def _suite(self) -> Suite:

@@ -43,7 +43,7 @@ def suite_from_arrays(
     wanted = _kinds(kinds, names)
     columns, tasks = [], []
     for index, name in enumerate(names):
-        column, task = _column(labels[:, index], name, wanted[index])
+        column, task = label_array(labels[:, index], name, wanted[index])
         columns.append(column)
         tasks.append(task)
     return Suite(
@@ -87,7 +87,8 @@ def _labels(Y: Any, mask: ArrayLike | None) -> NDArray[Any]:
     return labels
 
 
-def _column(values: NDArray[Any], name: str, kind: Kind | None) -> tuple[NDArray[np.float32], Task]:
+def label_array(values: NDArray[Any], name: str, kind: Kind | None) -> tuple[NDArray[np.float32], Task]:
+    """Labels (N,) of one task from values of any type, and the task. Raises UserError where they are no labels."""
     try:
         column = pa.chunked_array([pa.array(values, from_pandas=True)])
     except (pa.ArrowException, TypeError, ValueError) as error:

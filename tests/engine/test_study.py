@@ -6,6 +6,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from affinity_service import Study, UserError
@@ -13,6 +14,7 @@ from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.evaluation.outcomes import GROUPS
 from affinity_service.tables import read_table
+from affinity_service.tasks import load_suite
 from tests.suites import allies_and_rivals, mixed_suite
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("ray_session")]
@@ -118,6 +120,30 @@ def test_predictions_are_those_of_the_design(estimated):
     losses = [study.predict(group).set_index("task").predicted_loss for group in chosen.tasks]
     served = [losses[network][task] for task, network in chosen.served_by.items()]
     assert np.mean(served) == pytest.approx(chosen.loss, rel=1e-5)
+
+
+def test_a_task_added_afterwards_is_predicted_beside_the_others(estimated, tmp_path):
+    shutil.copytree(estimated.folder.root, tmp_path / "study")
+    study = Study.open(tmp_path / "study")
+    before = study.predict(["up", "high"])
+    shards = {path: path.stat().st_mtime_ns for path in (tmp_path / "study/gradients").glob("*")}
+    suite = load_suite(study.config.data)
+    labels = suite.labels[:, suite.names.index("up")]
+    energy = study.add_task("twin", labels)
+    assert 0 < energy <= 1 + 1e-6
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "study/gradients").glob("*")} == shards
+    pd.testing.assert_frame_equal(study.predict(["up", "high"]), before, rtol=1e-5)
+    for opened in (study, Study.open(tmp_path / "study")):
+        found = opened.predict(["twin", "high"]).set_index("task")
+        # The same labels under a head that was fitted afterwards, by a basis that was made without it.
+        assert found.predicted_loss["twin"] == pytest.approx(before.predicted_loss[0], rel=0.25)
+        assert found.alone["twin"] == pytest.approx(before.alone[0], rel=0.25)
+        assert np.isfinite(found.standard_error).all()
+        assert "twin" not in set(opened.best_partners("twin").partner)
+    with pytest.raises(UserError, match="the study has it already"):
+        study.add_task("twin", labels)
+    with pytest.raises(UserError, match=r"labels have shape \(3,\)"):
+        study.add_task("other", labels[:3])
 
 
 def test_the_number_of_gradient_and_fit_workers_does_not_change_the_matrix(estimated, tmp_path):

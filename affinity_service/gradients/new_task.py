@@ -1,0 +1,273 @@
+"""Features of a task that the base model has never seen, beside those of a finished study.
+
+The base model's body stays as it is. The task gets a head of its own, fitted to what the body makes of its examples.
+Its gradients by all older parameters are taken in the same metric and reduced by the same map as those of the others;
+those by its own head follow as further coordinates, one per weight. No other task's margin depends on that head, so
+theirs are zero there and nothing of theirs is computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from affinity_service.config import Config
+from affinity_service.errors import UserError
+from affinity_service.gradients.features import compute_features
+from affinity_service.gradients.per_example import GradientBlock, PerExampleGradients
+from affinity_service.gradients.reductions import Exact, build_reduction
+from affinity_service.gradients.statistics import combine, gradient_sums
+from affinity_service.gradients.store import FeatureRows
+from affinity_service.gradients.weight_space import WeightSpace
+from affinity_service.models import TaskHeads, TaskLosses, build_model
+from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite, Task
+
+# Penalties of the head that its validation loss chooses from, and steps of its fit at most.
+_PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)
+_STEPS = 200
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """What a study keeps of an added task.
+
+    Attributes
+    ----------
+    task : its name and kind. energy : part of its loss gradients' squared length that the features hold.
+    tensors : by name, `head_weight` (C, width), `head_bias` (C,), `head_scale` (q,), the metric of the q parameters of
+        the head that gradients are taken of; `inputs` and `labels` of its validation examples; rows `mean`,
+        `validation_mean`, `square` (p + q,) of the anchor; and of the splits (`train_…`, `validation_…`) `features`
+        (n, d + q), `margins`, `targets`, `example` (n,).
+    """
+
+    task: Task
+    energy: float
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def head_size(self) -> int:
+        return len(self.tensors["head_scale"])
+
+
+def extended_space(model: nn.Module, extended: nn.Module, config: Config) -> WeightSpace:
+    """The base model's parameters as they lie, then those of the added heads, task after task."""
+    old, every = dict(model.named_parameters()), dict(extended.named_parameters())
+    ordered = {**{name: every[name] for name in old}, **every}
+    return WeightSpace({name: tuple(p.shape) for name, p in ordered.items()}, config.gradients.layers)
+
+
+def with_heads(
+    model: nn.Module, tasks: Sequence[Task], config: Config, input_shape: Sequence[int], added: Sequence[NewTask]
+) -> nn.Module:
+    """The base model of `tasks` with the heads of added tasks behind its own."""
+    extended = build_model(config.model, input_shape, [*tasks, *(new.task for new in added)], config.base.seed)
+    heads = _heads_name(extended)
+    weights = dict(model.state_dict())
+    for index, new in enumerate(added, start=len(tasks)):
+        weights[f"{heads}.weight_{index}"] = new.tensors["head_weight"]
+        weights[f"{heads}.bias_{index}"] = new.tensors["head_bias"]
+    extended.load_state_dict(weights)
+    return extended
+
+
+def new_task(
+    model: nn.Module,
+    suite: Suite,
+    config: Config,
+    anchor: Mapping[str, Tensor],
+    device: str | torch.device = "cpu",
+) -> NewTask:
+    """Features of the last task of a suite, by a base model of the tasks before it.
+
+    Parameters
+    ----------
+    model : the base model. anchor : of the study, as ``read_anchor`` gives it.
+
+    Raises
+    ------
+    UserError
+        The base model diverges on an example of the task.
+    """
+    known, task = suite.tasks[:-1], suite.tasks[-1]
+    number, shape = len(known), suite.inputs.shape[1:]
+    blank = torch.zeros(task.outputs, _width(model)), torch.zeros(task.outputs)
+    unfitted = NewTask(task, 0.0, dict(zip(("head_weight", "head_bias"), blank, strict=True)))
+    extended = with_heads(model, known, config, shape, [unfitted]).to(device)
+    weight, bias = _fitted_head(extended, suite, device)
+    with torch.no_grad():
+        own = extended.get_submodule(_heads_name(extended)).head(number)  # type: ignore[operator]
+        own[0].copy_(weight)
+        own[1].copy_(bias)
+    gradients = PerExampleGradients(extended, suite.tasks)
+    space, head_scale = extended_space(model, extended, config), _head_scale(model, extended, config, anchor)
+    reduce = _Reduction(config, model, extended, anchor, head_scale.to(device))
+    tensors = {"head_weight": weight.cpu(), "head_bias": bias.cpu(), "head_scale": head_scale}
+    sums = {}
+    for split, name in ((TRAIN, "train"), (VALIDATION, "validation")):
+        example, of_task = suite.pairs(split)
+        example = example[of_task == number]
+        numbers = np.full(len(example), number, np.int32)
+        batch = config.gradients.batch_rows
+        found = gradient_sums(gradients, space, suite, example, numbers, batch)
+        # The only task of its own statistics.
+        sums[split] = replace(found, tasks=np.zeros(1, np.int64))
+        made = compute_features(gradients, reduce, suite, example, numbers, batch)
+        parts = {"features": made.features, "margins": made.margins, "targets": made.targets, "example": example}
+        tensors |= {f"{name}_{key}": torch.from_numpy(np.ascontiguousarray(part)) for key, part in parts.items()}
+    statistics = combine([sums[TRAIN]], [sums[VALIDATION]], 1).to_tensors()
+    tensors |= {name: part[0].clone() for name, part in statistics.items()}
+    rows = tensors["validation_example"].numpy()
+    tensors["inputs"] = torch.from_numpy(suite.inputs[rows])
+    tensors["labels"] = torch.from_numpy(suite.labels[rows, number])
+    return NewTask(task, _energy(tensors, torch.cat([anchor["scale"], head_scale]), task), tensors)
+
+
+class _Reduction:
+    """That of the study for its own parameters, and every parameter of the new head as it is."""
+
+    def __init__(
+        self, config: Config, model: nn.Module, extended: nn.Module, anchor: Mapping[str, Tensor], head_scale: Tensor
+    ) -> None:
+        old, basis = extended_space(model, model, config), anchor.get("basis")
+        device = head_scale.device
+        self._old = build_reduction(
+            config.gradients, old, anchor["scale"].to(device), None if basis is None else basis.to(device)
+        )
+        whole = extended_space(model, extended, config)
+        head = WeightSpace({name: shape for name, shape in whole.shapes.items() if name not in old.shapes})
+        self._head = Exact(head, head_scale) if head.size else None
+        self.dimension = self._old.dimension + head.size
+
+    def __call__(self, blocks: Sequence[GradientBlock], batch: int) -> Tensor:
+        old = self._old(blocks, batch)
+        return old if self._head is None else torch.cat([old, self._head(blocks, batch)], dim=1)
+
+
+def _head_scale(model: nn.Module, extended: nn.Module, config: Config, anchor: Mapping[str, Tensor]) -> Tensor:
+    """(q,) the optimizer never saw the new head: its metric is that of a usual parameter of the other heads."""
+    old, whole = extended_space(model, model, config), extended_space(model, extended, config)
+    heads = _heads_name(model)
+    known = [anchor["scale"][columns] for name, columns in old.slices.items() if name.startswith(f"{heads}.")]
+    size = whole.size - old.size
+    return torch.full((size,), float(torch.cat(known).median()) if known else 1.0)
+
+
+def _energy(tensors: Mapping[str, Tensor], scale: Tensor, task: Task) -> float:
+    margins, targets = tensors["train_margins"], tensors["train_targets"]
+    slopes = (margins if task.kind == "regression" else torch.sigmoid(margins)) - targets
+    held = (slopes.square() * tensors["train_features"].double().square().sum(dim=1)).mean()
+    whole = tensors["square"].double() @ scale.double().square()
+    return float(held / whole) if whole > 0 else 1.0
+
+
+def _fitted_head(model: nn.Module, suite: Suite, device: str | torch.device) -> tuple[Tensor, Tensor]:
+    """Weight (C, width) and bias (C,) with the least validation loss over the penalties."""
+    number, losses = len(suite.tasks) - 1, TaskLosses(suite.tasks[-1:])
+
+    def of(split: int) -> tuple[Tensor, Tensor]:
+        rows = np.flatnonzero((suite.split == split) & suite.observed[:, number])
+        seen = _representation(model, torch.from_numpy(suite.inputs[rows]).to(device), number)
+        return seen, torch.from_numpy(suite.labels[rows, number:]).to(device)
+
+    train, validation = of(TRAIN), of(VALIDATION)
+
+    def loss(head: Sequence[Tensor], part: tuple[Tensor, Tensor]) -> Tensor:
+        return losses(nn.functional.linear(part[0], head[0], head[1]), part[1]).mean()
+
+    best, least = None, np.inf
+    outputs, width = suite.tasks[-1].outputs, train[0].shape[1]
+    head = [torch.zeros(outputs, width, device=device), torch.zeros(outputs, device=device)]
+    for penalty in _PENALTIES:
+        head = [part.detach().clone().requires_grad_() for part in head]
+        optimizer = torch.optim.LBFGS(head, max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+        def closure(head: list[Tensor] = head, penalty: float = penalty) -> Tensor:
+            for part in head:
+                part.grad = None
+            value = loss(head, train) + penalty / 2 * head[0].square().sum()
+            value.backward()
+            return value
+
+        optimizer.step(closure)
+        with torch.no_grad():
+            value = float(loss(head, validation))
+        if value < least:
+            best, least = [part.detach().clone() for part in head], value
+    if best is None:
+        raise UserError(f"task `{suite.tasks[-1].name}`: no head fits what the base model makes of its examples")
+    return best[0], best[1]
+
+
+@torch.no_grad()
+def _representation(model: nn.Module, inputs: Tensor, task: int) -> Tensor:
+    """(n, width) what the heads read."""
+    seen: list[Tensor] = []
+    heads = model.get_submodule(_heads_name(model))
+    handle = heads.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    try:
+        model.eval()(inputs, [task])
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def _heads_name(model: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if isinstance(module, TaskHeads))
+
+
+def _width(model: nn.Module) -> int:
+    heads = model.get_submodule(_heads_name(model))
+    weight: Tensor = heads.head(0)[0]  # type: ignore[operator]
+    return weight.shape[1]
+
+
+def rows_with(
+    own: FeatureRows, added: Sequence[NewTask], tasks: int, split: Literal["train", "validation"]
+) -> FeatureRows:
+    """A study's rows of one split and behind them those of the added tasks, numbered from `tasks` on; features
+    (N, d + Σq), zero by the heads of other tasks."""
+    d = own.features.shape[1]
+    count = len(own.features) + sum(len(new.tensors[f"{split}_targets"]) for new in added)
+    features = np.zeros((count, d + sum(new.head_size for new in added)), np.float32)
+    features[: len(own.features), :d] = own.features
+    row, column, numbers = len(own.features), d, [own.task_of_row]
+    for number, new in enumerate(added, start=tasks):
+        part = new.tensors[f"{split}_features"].numpy()
+        features[row : row + len(part), :d] = part[:, :d]
+        features[row : row + len(part), column : column + new.head_size] = part[:, d:]
+        row, column = row + len(part), column + new.head_size
+        numbers.append(np.full(len(part), number, own.task_of_row.dtype))
+
+    def joined(field: str) -> NDArray:
+        return np.concatenate([getattr(own, field), *(new.tensors[f"{split}_{field}"].numpy() for new in added)])
+
+    return FeatureRows(features, joined("margins"), joined("targets"), np.concatenate(numbers), joined("example"))
+
+
+def anchor_with(anchor: Mapping[str, Tensor], added: Sequence[NewTask]) -> dict[str, Tensor]:
+    """A study's anchor over its own parameters and those of the added heads."""
+    more, p = sum(new.head_size for new in added), len(anchor["weights"])
+    extended = dict(anchor)
+    heads = [torch.cat([new.tensors["head_weight"].flatten(), new.tensors["head_bias"]]) for new in added]
+    # Heads are no part of the space where gradients.layers leaves them out.
+    heads = [head if new.head_size else head[:0] for head, new in zip(heads, added, strict=True)]
+    extended["weights"] = torch.cat([anchor["weights"], *heads])
+    extended["scale"] = torch.cat([anchor["scale"], *(new.tensors["head_scale"] for new in added)])
+    for name in ("mean", "validation_mean", "square"):
+        rows, column = [torch.nn.functional.pad(anchor[name], (0, more))], p
+        for new in added:
+            row = torch.zeros(1, p + more)
+            row[0, :p] = new.tensors[name][:p]
+            row[0, column : column + new.head_size] = new.tensors[name][p:]
+            rows.append(row)
+            column += new.head_size
+        extended[name] = torch.cat(rows)
+    if "basis" in anchor:
+        extended["basis"] = torch.block_diag(anchor["basis"], torch.eye(more))
+    return extended
