@@ -157,9 +157,9 @@ def networks(
 @app.command()
 def group(
     study: StudyPath,
-    k: Annotated[str, typer.Option(help="Number of groups, or auto.")] = "auto",
-    method: Annotated[str, typer.Option(help="sdp, direct, spectral, agglomerative or random.")] = "sdp",
-    min_size: Annotated[int, typer.Option(help="Tasks per group, at least.")] = 1,
+    k: Annotated[str | None, typer.Option(help="Number of groups, or auto; as in the config when absent.")] = None,
+    method: Annotated[str | None, typer.Option(help="sdp, direct, spectral, agglomerative or random.")] = None,
+    min_size: Annotated[int | None, typer.Option(help="Tasks per group, at least.")] = None,
     max_size: Annotated[int | None, typer.Option(help="Tasks per group, at most.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -169,8 +169,10 @@ def group(
     opened = _open(study)
     opened.require("affinity")
     content = opened.config.model_dump(mode="json")
-    content["groups"] |= {"k": int(k) if k.isdigit() else k, "method": method}
-    content["groups"] |= {"min_size": min_size, "max_size": max_size}
+    wanted = {"k": int(k) if k and k.isdigit() else k, "method": method, "min_size": min_size, "max_size": max_size}
+    content["groups"] |= {name: value for name, value in wanted.items() if value is not None}
+    if method not in (None, "direct"):
+        content["groups"]["probe"] = False
     config = Config.parse(content, origin="options")
     opened = _run(config, opened.folder.root, None, True, "groups")
     stored = opened.folder.read_json("groups.json")

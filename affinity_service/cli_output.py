@@ -72,7 +72,10 @@ def print_networks(found: TaskNetworks) -> None:
         served = [task for task, network in found.served_by.items() if network == index]
         view.add_row(str(index), Text(", ".join(names)), Text(", ".join(served)))
     out.print(view)
-    out.print(f"mean predicted loss {found.loss:.4f}, at best {found.bound:.4f} possible", highlight=False)
+    least = "" if found.bound is None else f"; at best {found.bound:.4f} with the {found.evaluated} networks looked at"
+    out.print(f"mean predicted loss {found.loss:.4f}{least}", highlight=False)
+    if not found.settled:
+        out.print("The search ended before everything near these networks was looked at: better ones may exist.")
 
 
 def right(title: str) -> Any:

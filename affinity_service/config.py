@@ -147,7 +147,7 @@ class GroupConfig(StageConfig):
         return self
 
     @model_validator(mode="after")
-    def _probes_are_of_direct(self) -> GroupConfig:
+    def _probe_and_shrink_have_their_method(self) -> GroupConfig:
         if self.probe and self.method != "direct":
             raise ValueError(f"probe compares direct with its start, but method is {self.method}: use direct")
         if self.shrink and self.centre != "partners":

@@ -35,6 +35,7 @@ from affinity_service.grouping import (
 from affinity_service.grouping.direct import descend
 from affinity_service.grouping.matrix import checked_integer
 from affinity_service.grouping.partition import density
+from affinity_service.grouping.shrinkage import shrink_rows
 from affinity_service.reporter import LogReporter, Reporter
 from affinity_service.stages import finished_stages
 from affinity_service.tables import read_table
@@ -58,14 +59,20 @@ class TaskGroups:
 
 @dataclass(frozen=True)
 class TaskNetworks:
-    """Networks by task name. served_by : by task, the number of the network that serves it. loss : mean predicted loss
-    of the tasks there. bound : by ``direct`` no choice among the networks that were predicted has a lower loss, by
-    ``pairs`` none at all has one of averaged pairs."""
+    """Networks by task name.
+
+    served_by : by task, the number of the network that serves it. loss : mean predicted loss of the tasks there.
+    bound : no choice among the `evaluated` networks that were predicted has a lower loss; None by ``pairs``, whose
+    certificate is of averaged pairs. settled : whether the choice is final: all neighbours of the networks were among
+    those predicted, or by ``pairs``, no choice has a higher mean affinity.
+    """
 
     tasks: list[list[str]]
     served_by: dict[str, int]
     loss: float
-    bound: float
+    bound: float | None
+    evaluated: int
+    settled: bool
 
 
 class Study:
@@ -306,6 +313,7 @@ class Study:
         max_size: int | None = None,
         must_link: Sequence[Sequence[str]] = (),
         cannot_link: Sequence[Sequence[str]] = (),
+        shrink: bool = False,
     ) -> TaskGroups:
         """Cluster the affinities, centred as in ``centre_rows``, into exactly k groups; nothing is written.
 
@@ -314,7 +322,7 @@ class Study:
         Parameters
         ----------
         min_size, max_size : tasks per group. must_link : sets of tasks that share a group. cannot_link : sets of tasks
-            of which no two share one.
+            of which no two share one. shrink : draw affinities towards the average partner by their errors first.
 
         Raises
         ------
@@ -322,6 +330,8 @@ class Study:
             k is out of range, the method unknown, or no k groups are as they must be.
         """
         centred = centre_rows(self.affinity.affinity, centre)
+        if shrink:
+            centred = shrink_rows(centred, self.affinity.contrast_error())
         constraints = Constraints.named(self.tasks, min_size, max_size, must_link, cannot_link)
         clusters = "sdp" if method == "direct" else method
         grouping: Grouping = cluster(centred, k, clusters, seed=seed, constraints=constraints)
@@ -343,25 +353,28 @@ class Study:
         Raises
         ------
         UserError
-            The budget is below 1, or the method unknown.
+            The budget is below 1, the method unknown, or direct asked of a study that trains its subsets: it would
+            train thousands.
         """
-        if method == "pairs":
-            affinity = self.affinity.affinity
-            chosen = select_networks(affinity, budget, singleton_score=np.diag(affinity))
-            return self._named_networks(chosen.groups, chosen.served_by, -chosen.score, -chosen.bound)
-        if method != "direct":
+        if method not in ("direct", "pairs"):
             raise UserError(f"method: found {method!r}; expected direct or pairs")
-        self.require("fits")
+        self.require("affinity")
         budget = checked_integer(budget, "budget", 1, None)
-        clusters = cluster(centre_rows(self.affinity.affinity), min(len(self.tasks), budget))
-        found = choose_networks(self._losses, len(self.tasks), budget, start=clusters.groups)
-        return self._named_networks(found.groups, found.served_by, found.loss, found.bound)
+        affinity = self.affinity.affinity
+        if method == "pairs":
+            pairs = select_networks(affinity, budget, singleton_score=np.diag(affinity))
+            predicted = self._losses([tuple(group) for group in pairs.groups])
+            losses = [float(predicted[row][pairs.groups[row].index(task)]) for task, row in enumerate(pairs.served_by)]
+            return self._named(pairs.groups, pairs.served_by, float(np.mean(losses)), None, 0, pairs.optimal)
+        if resolved(self.config, self.folder).affinity.estimator == "trained":
+            raise UserError("networks: direct would fine-tune thousands of subsets (affinity.estimator); use pairs")
+        start = cluster(centre_rows(affinity), min(len(self.tasks), budget)).groups
+        found = choose_networks(self._losses, len(self.tasks), budget, start=start)
+        return self._named(found.groups, found.served_by, found.loss, found.bound, found.evaluated, found.settled)
 
-    def _named_networks(
-        self, groups: Sequence[Sequence[int]], served_by: Sequence[int], loss: float, bound: float
-    ) -> TaskNetworks:
+    def _named(self, groups: Sequence[Sequence[int]], served_by: Sequence[int], *facts: Any) -> TaskNetworks:
         names = [[self.tasks[task] for task in group] for group in groups]
-        return TaskNetworks(names, dict(zip(self.tasks, served_by, strict=True)), loss, bound)
+        return TaskNetworks(names, dict(zip(self.tasks, served_by, strict=True)), *facts)
 
     def _losses(self, subsets: list[tuple[int, ...]]) -> Sequence[NDArray[np.float64]]:
         return self._estimator.estimate(subsets).losses

@@ -15,6 +15,8 @@ from affinity_service.affinity.stopping import AT_THE_BEST, StopRule
 from affinity_service.artifacts import StudyFolder
 
 CALIBRATION = "fits/calibration.json"
+# Trainings of a probe. Their mean is what is predicted: the order of the examples is no fault of the prediction.
+PROBE_SEEDS = 3
 # Factors on the rule's penalty that probes choose from.
 PENALTY_FACTORS = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
 # A task's own residuals weigh against the pooled ones as this many of them.
@@ -106,7 +108,7 @@ def calibrate(
     ]
     errors = np.sqrt(np.maximum(variances, np.finfo(float).tiny))
     # Residuals have heavier tails than a normal distribution of their variance, so its interval would be too wide in
-    # the middle: the quantile is that of the probes themselves (split conformal prediction).
+    # the middle: the quantile is that of the probes themselves, as in conformal prediction.
     level = min(1.0, LEVEL * (1 + 1 / len(member)))
     errors *= np.quantile(np.abs(residuals[factor]) / errors[member], level) / stats.norm.ppf(0.5 + LEVEL / 2)
     return Calibration(

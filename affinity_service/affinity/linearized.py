@@ -126,8 +126,10 @@ class LinearizedEstimator:
             if w is not None and self.network is not None:
                 seen["weights"] = w
             for moment, stop in stops.items():
-                if moment == epoch or (moment == "best" and epoch <= self.config.fits.epochs):
+                if moment == "best" and epoch <= self.config.fits.epochs:
                     stop.add(self.stop.score(mean, epoch), seen)
+                elif moment == epoch:
+                    stop.add(mean.nanmean(dim=1), seen)
 
         follow = self._follow_path if self.config.solution == "path" else self._fit_ridges
         follow(subsets, last, moments, look)
@@ -177,7 +179,7 @@ class LinearizedEstimator:
     def _ridges(self, subsets: list[tuple[int, ...]], l2: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
         """Coordinates (M, d) and whether they are converged (M,); a few subsets are fitted one at a time."""
         found: list[Tensor | None] = [None]
-        if len(subsets) <= FEW:
+        if len(subsets) <= FEW and all(self._queries.suits(subset) for subset in subsets):
             starts = [None] * len(subsets) if start is None else list(start)
             found = [self._queries.fit(*each) for each in zip(subsets, l2.tolist(), starts, strict=True)]
         settled = [weights for weights in found if weights is not None]

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from affinity_service.affinity.bootstrap import example_errors
+from affinity_service.affinity.calibration import PROBE_SEEDS
 from affinity_service.affinity.estimates import stated_moment
 from affinity_service.affinity.matrix import AffinityMatrix, matrix_from_estimates
 from affinity_service.artifacts import fingerprint
@@ -23,8 +24,6 @@ from affinity_service.grouping.shrinkage import shrink_rows
 from affinity_service.tables import read_table, write_table
 from affinity_service.tasks.suite import TRAIN, VALIDATION
 
-# Trainings of each probed group.
-PROBE_SEEDS = 3
 ESTIMATE_COLUMNS = ["subset", "tasks", "predicted_loss", "standard_error", "weights"]
 
 
@@ -84,11 +83,12 @@ def group_tasks(context: StageContext) -> StageOutcome:
         context.progress(0, 1, "groups by their own predicted losses")
         found = descend(_predictor(context), groups, constraints=constraints)
         more = {"predicted_loss": found.loss, "start_predicted_loss": found.start_loss, "evaluated": found.evaluated}
-        if settings.probe:
+        moved = found.groups != groups
+        if settings.probe and moved:
             context.progress(0, 1, "probes of the groups")
             (start_loss, loss), flops = _probed(context, [groups, found.groups])
             more |= {"probed_loss": loss, "start_probed_loss": start_loss}
-        if not settings.probe or loss < start_loss:
+        if not settings.probe or (moved and loss < start_loss):
             groups = found.groups
         objective = density(centred, groups)
     named = [[names[task] for task in group] for group in groups]
@@ -99,6 +99,7 @@ def group_tasks(context: StageContext) -> StageOutcome:
             "k": len(named),
             "centre": settings.centre,
             "shrink": settings.shrink,
+            "constrained": not constraints.trivial,
             "groups": named,
             "objective": objective,
             "bound": grouping.bound,
@@ -119,8 +120,11 @@ def _probed(context: StageContext, partitions: Sequence[Sequence[Sequence[int]]]
     tuner = FineTuner(suite, config, base_weights(folder), device_here())
     tuned = tuner.run(wanted, seeds_of("groups", config.groups.seed, PROBE_SEEDS))
     losses = np.mean([each.at(stated_moment(config))[0] for each in tuned], axis=0)
-    total = dict(zip(wanted, np.nansum(losses, axis=1), strict=True))
-    means = [float(sum(total[tuple(group)] for group in groups)) / len(suite.tasks) for groups in partitions]
+    # A training that diverged is worse than any other.
+    total = {
+        own: float(np.nan_to_num(row[list(own)].sum(), nan=np.inf)) for own, row in zip(wanted, losses, strict=True)
+    }
+    means = [sum(total[tuple(group)] for group in groups) / len(suite.tasks) for groups in partitions]
     return means, sum(each.flops for each in tuned)
 
 

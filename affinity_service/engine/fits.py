@@ -26,6 +26,7 @@ from affinity_service.affinity.build import (
 from affinity_service.affinity.calibration import (
     CALIBRATION,
     PENALTY_FACTORS,
+    PROBE_SEEDS,
     Calibration,
     calibrate,
     probe_subsets,
@@ -50,8 +51,6 @@ from affinity_service.tables import read_metadata, write_table
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
 
 PROBES = "fits/probes.parquet"
-# Trainings of a probe. Their mean is what is predicted: the order of the examples is no fault of the prediction.
-PROBE_SEEDS = 3
 
 Inputs = tuple[tuple[FeatureRows, FeatureRows], Mapping[str, Tensor]]
 

@@ -20,7 +20,8 @@ from affinity_service.fitting.solve import TOLERANCE
 from affinity_service.fitting.task_rows import TaskRows
 
 _PASSES = 30
-# Where a task's losses are so many times flatter than at the start, short steps no longer say that the end is near.
+# Where the objective is so many times flatter along a step than it was at zero weights, short steps no longer say that
+# the end is near.
 _ALIKE = 4.0
 # A step may be so many times as long as the one before it; beyond that the iteration is given up.
 _GROWTH = 2.0
@@ -28,23 +29,23 @@ _GROWTH = 2.0
 
 @dataclass(frozen=True)
 class _Task:
-    """rows (n, d) and offsets (n,) as in ``blocks.TaskBlock``; curvature (d, d) of its mean loss at zero weights, and
-    mean second derivative of the losses there."""
+    """rows (n, d) and offsets (n,) as in ``blocks.TaskBlock``; curvature (d, d) of its mean loss at zero weights."""
 
     loss: Loss
     rows: Tensor
     offsets: Tensor
     curvature: Tensor
-    weight: float
 
     @classmethod
     def of(cls, own: TaskRows) -> _Task:
         loss = LOSSES["squared" if own.squared else "logistic"]
-        sign = torch.ones_like(own.targets) if own.squared else 1 - 2 * own.targets
-        rows = own.features * sign[:, None]
-        offsets = own.margins - own.targets if own.squared else own.margins * sign
-        weights = loss.curvatures(offsets)
-        return cls(loss, rows, offsets, rows.T @ (rows * (weights / len(own))[:, None]), float(weights.mean()))
+        if own.squared:
+            rows, offsets = own.features, own.margins - own.targets
+        else:
+            sign = 1 - 2 * own.targets
+            rows, offsets = own.features * sign[:, None], own.margins * sign
+        weighted = rows * (loss.curvatures(offsets) / len(own))[:, None]
+        return cls(loss, rows, offsets, rows.T @ weighted)
 
     def scores(self, w: Tensor) -> Tensor:
         """(n,) u as in ``blocks.TaskBlock``."""
@@ -54,9 +55,10 @@ class _Task:
         """(d,) of the mean loss at scores u."""
         return torch.mv(self.rows.T, self.loss.slopes(u)).div_(len(self.rows))
 
-    def resembles_start(self, u: Tensor) -> bool:
-        """Whether the losses are about as curved at scores u as at zero weights."""
-        return _ALIKE * float(self.loss.curvatures(u).mean()) >= self.weight
+    def curvatures_along(self, step: Tensor, u: Tensor) -> Tensor:
+        """(2,) of the mean loss along a step, at scores u and at zero weights."""
+        there = torch.dot(self.loss.curvatures(u), torch.mv(self.rows, step).square()) / len(self.rows)
+        return torch.stack([there, torch.dot(step, torch.mv(self.curvature, step))])
 
 
 class QueryFits:
@@ -70,6 +72,11 @@ class QueryFits:
     def __init__(self, rows: Sequence[TaskRows | None]) -> None:
         self._rows = rows
         self._tasks: dict[int, _Task] = {}
+
+    def suits(self, subset: Sequence[int]) -> bool:
+        """Whether the tasks have rows enough for a matrix of curvature each to pay."""
+        rows = [self._rows[task] for task in subset]
+        return all(own is not None and own.features.shape[1] <= 2 * len(own) for own in rows)
 
     @torch.no_grad()
     def fit(self, subset: Sequence[int], l2: float, start: Tensor | None = None) -> Tensor | None:
@@ -122,9 +129,10 @@ class QueryFits:
                 return None
             # Steps shrink about geometrically: what remains is the rest of the series, but luck is not counted on.
             ratio = max(length / last, 0.1)
-            if near or (passes and ratio < 1 and length * ratio / (1 - ratio) <= goal):
-                alike = all(task.resembles_start(u) for task, u in zip(tasks, scores, strict=True))
-                return w if alike else None
+            if length == 0 or (passes and (near or (ratio < 1 and length * ratio / (1 - ratio) <= goal))):
+                along = [task.curvatures_along(step, u) for task, u in zip(tasks, scores, strict=True)]
+                there, start = (torch.stack(along).mean(dim=0) + l2 * torch.dot(step, step)).tolist()
+                return w if _ALIKE * there >= start else None
         return None
 
 

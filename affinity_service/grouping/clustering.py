@@ -76,7 +76,8 @@ def cluster(
         max_k: with k="auto", the largest k tried; default max(2, T // 2): beyond it some task must be alone.
         tolerance: relative accuracy of the relaxation; the bound is valid at any.
         constraints: sizes, tasks to keep together or apart. "sdp" repairs its candidates to keep them and climbs among
-            partitions that do; the other methods' groups are repaired. The bound is that without constraints.
+            partitions that do; the other methods' groups are repaired. "auto" chooses k as without them, among those
+            that the sizes leave, and then takes the nearest that is possible. The bound is that without constraints.
 
     Returns:
         Grouping with plain Python numbers.
@@ -111,11 +112,10 @@ def _checked_k(k: object, max_k: int | None, problem: Canonical, seed: int, rule
     if max_k is not None:
         max_k = checked_integer(max_k, "max_k", 1, tasks, ", the number of tasks")
     if isinstance(k, str) and k == "auto":
-        most = min(tasks, max(2, tasks // 2)) if max_k is None else max_k
-        fewest = 1
-        if rules is not None:
-            fewest, most = rules.groups_possible(most)
-        return choose_k(problem, most, seed, fewest)
+        if rules is None:
+            return choose_k(problem, min(tasks, max(2, tasks // 2)) if max_k is None else max_k, seed)
+        fewest, enough, most = rules.groups_possible(max_k)
+        return rules.nearest_possible(choose_k(problem, enough, seed, fewest), fewest, most)
     return checked_integer(k, "k", 1, tasks, ', the number of tasks, or "auto"')
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -30,12 +30,14 @@ class Constraints:
     ----------
     min_size, max_size : tasks per group; None sets no upper limit.
     must_link : sets of tasks that share a group. cannot_link : sets of tasks of which no two share one.
+    names : of the tasks, for messages.
     """
 
     min_size: int = 1
     max_size: int | None = None
     must_link: tuple[tuple[int, ...], ...] = ()
     cannot_link: tuple[tuple[int, ...], ...] = ()
+    names: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def named(
@@ -53,8 +55,21 @@ class Constraints:
         UserError
             A name is unknown or named twice in one set.
         """
-        together, apart = (tuple(tuple(task_index(own, known)) for own in sets) for sets in (must_link, cannot_link))
-        return cls(min_size, max_size, together, apart)
+
+        def numbers(sets: Sequence[Sequence[str]], key: str) -> tuple[tuple[int, ...], ...]:
+            if isinstance(sets, str) or any(isinstance(own, str) for own in sets):
+                raise UserError(f"{key}: found {sets!r}; expected a list of lists of task names")
+            try:
+                return tuple(tuple(task_index(own, known)) for own in sets)
+            except UserError as error:
+                raise UserError(f"{key}: {error}") from error
+
+        together, apart = numbers(must_link, "must_link"), numbers(cannot_link, "cannot_link")
+        return cls(min_size, max_size, together, apart, tuple(known))
+
+    def called(self, task: int) -> str:
+        """How messages call a task."""
+        return f"`{self.names[task]}`" if self.names else str(task)
 
     @property
     def trivial(self) -> bool:
@@ -95,17 +110,18 @@ class Rules:
         self.min_size = checked_integer(constraints.min_size, "min_size", 1, tasks, ", the number of tasks")
         most = tasks if constraints.max_size is None else constraints.max_size
         self.max_size = min(tasks, checked_integer(most, "max_size", self.min_size, None))
-        together = _pairs(constraints.must_link, "must_link", tasks)
-        apart = _pairs(constraints.cannot_link, "cannot_link", tasks)
+        together = _pairs(constraints, "must_link", tasks)
+        apart = _pairs(constraints, "cannot_link", tasks)
         graph = coo_array((np.ones(len(together)), (together[:, 0], together[:, 1])), shape=(tasks, tasks))
         count, atoms = connected_components(graph, directed=False)
         self.atom_of: Labels = atoms.astype(np.intp)
         self.weights: Floats = np.bincount(self.atom_of, minlength=count).astype(np.float64)
         for one, other in apart.tolist():
             if self.atom_of[one] == self.atom_of[other]:
+                pair = f"{constraints.called(one)} and {constraints.called(other)}"
                 raise UserError(
-                    f"cannot_link: tasks {one} and {other} are to be kept apart, but must_link puts them together, "
-                    "directly or through others; drop one of the two"
+                    f"cannot_link: tasks {pair} are to be kept apart, but must_link puts them together, directly or "
+                    "through others; drop one of the two"
                 )
         self.apart: NDArray[np.bool_] = np.zeros((count, count), dtype=bool)
         self.apart[self.atom_of[apart[:, 0]], self.atom_of[apart[:, 1]]] = True
@@ -115,8 +131,11 @@ class Rules:
                 f"max_size: found {self.max_size}, but must_link puts {largest} tasks together; raise max_size"
             )
 
-    def groups_possible(self, most: int) -> tuple[int, int]:
-        """The fewest and the most groups, up to `most`, that the sizes leave room for.
+    def groups_possible(self, max_k: int | None) -> tuple[int, int, int]:
+        """The fewest and the most groups that `auto` chooses from, and the most that there can be.
+
+        What the sizes leave room for, up to max_k; where that is None half as many as tasks are enough to choose from,
+        but links may ask for more.
 
         Raises
         ------
@@ -124,14 +143,35 @@ class Rules:
             There are none.
         """
         tasks = len(self.atom_of)
-        low = -(-tasks // self.max_size)
-        high = min(most, tasks // self.min_size, len(self.weights))
+        low, room = -(-tasks // self.max_size), min(tasks // self.min_size, len(self.weights))
+        high = min(room, max(2, tasks // 2, low) if max_k is None else max_k)
         if low > high:
+            limit = "" if max_k is None else f" up to max_k {max_k}"
             raise UserError(
                 f"k: auto, but {tasks} tasks in groups of {self.min_size} to {self.max_size} make no number of groups "
-                f"from {low} to {high}; change min_size or max_size, or give k"
+                f"from {low} to {room}{limit}; change min_size, max_size or must_link"
             )
-        return low, high
+        return low, high, high if max_k is not None else room
+
+    def nearest_possible(self, k: int, low: int, high: int) -> int:
+        """The number of groups from low to high, nearest to k, for which some groups keep the rules.
+
+        Raises
+        ------
+        UserError
+            There is none.
+        """
+        tasks = len(self.atom_of)
+        for candidate in sorted(range(low, high + 1), key=lambda number: (abs(number - k), number)):
+            try:
+                self.repaired(np.arange(tasks) % candidate, candidate)
+            except UserError:
+                continue
+            return candidate
+        raise UserError(
+            f"k: auto, but no {low} to {high} groups of {self.min_size} to {self.max_size} tasks keep must_link and "
+            "cannot_link; change these"
+        )
 
     def contracted(self, matrix: Floats) -> Floats:
         """(A, A) sums of a (T, T) matrix over the tasks of atoms."""
@@ -189,17 +229,19 @@ def check_possible(constraints: Constraints, tasks: int, k: int | Literal["auto"
         return
     rules = Rules(constraints, tasks)
     if k == "auto":
-        rules.groups_possible(tasks)
+        low, _, most = rules.groups_possible(None)
+        rules.nearest_possible(low, low, most)
     else:
         rules.repaired(np.arange(tasks) % k, k)
 
 
-def _pairs(sets: Sequence[Sequence[int]], name: str, tasks: int) -> NDArray[np.intp]:
+def _pairs(constraints: Constraints, key: Literal["must_link", "cannot_link"], tasks: int) -> NDArray[np.intp]:
     """(n, 2) pairs of every set."""
     pairs = []
-    for own in sets:
-        members = [checked_integer(task, name, 0, tasks - 1, ", a task") for task in own]
+    for own in getattr(constraints, key):
+        members = [checked_integer(task, key, 0, tasks - 1, ", a task") for task in own]
         if len(set(members)) < 2 or len(set(members)) < len(members):
-            raise UserError(f"{name}: found {list(own)}; expected at least two different tasks")
+            shown = ", ".join(constraints.called(task) for task in members)
+            raise UserError(f"{key}: found [{shown}]; expected at least two different tasks")
         pairs += [(one, other) for i, one in enumerate(members) for other in members[i + 1 :]]
     return np.array(pairs, dtype=np.intp).reshape(-1, 2)

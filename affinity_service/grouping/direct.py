@@ -50,7 +50,9 @@ def descend(
     def total(needed: Sequence[tuple[int, ...]]) -> None:
         missing = [group for group in dict.fromkeys(needed) if group not in known]
         if missing:
-            known.update({g: float(np.sum(losses)) for g, losses in zip(missing, predict(missing), strict=True)})
+            # What is predicted to diverge is worse than anything.
+            sums = [float(np.nan_to_num(np.sum(losses), nan=np.inf)) for losses in predict(missing)]
+            known.update(zip(missing, sums, strict=True))
 
     total(groups)
     tasks = sum(len(group) for group in groups)
@@ -67,7 +69,7 @@ def descend(
                 break
             total([group for _, pair in candidates for group in pair])
             gains = [
-                sum(known[groups[i]] for i in places) - sum(known[group] for group in pair)
+                np.nan_to_num(sum(known[groups[i]] for i in places) - sum(known[group] for group in pair), nan=-np.inf)
                 for places, pair in candidates
             ]
             if gains and max(gains) > _LEAST:

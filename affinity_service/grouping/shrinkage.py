@@ -13,8 +13,8 @@ def shrink_rows(centred: ArrayLike, error: ArrayLike) -> Floats:
     """Each entry times τ² / (τ² + s²), with s its standard error and τ² what the row varies beyond chance.
 
     The posterior mean where a receiver's true affinities are normal around its average partner (Efron & Morris 1975);
-    τ² is the row's mean of entry² − s², at least 0. Receivers whose partners differ by chance only no longer steer the
-    groups.
+    τ² is the row's variance less the mean of s², at least 0. Receivers whose partners differ by chance only no longer
+    steer the groups.
 
     Parameters
     ----------
@@ -26,15 +26,17 @@ def shrink_rows(centred: ArrayLike, error: ArrayLike) -> Floats:
     UserError
         Other shapes, or values that are not finite.
     """
-    matrix, deviation = checked_affinity(centred), checked_affinity(error)
-    if deviation.shape != matrix.shape or bool((deviation < 0).any()):
+    matrix, deviation = checked_affinity(centred), np.asarray(error, dtype=np.float64)
+    if deviation.shape != matrix.shape or not bool((deviation >= 0).all()):
         raise UserError(
-            f"error: found shape {deviation.shape}, least {deviation.min():g}; expected the standard errors, not "
-            f"negative, of the {matrix.shape} affinities"
+            f"error: found shape {deviation.shape}, least {np.min(deviation, initial=0):g}; expected the standard "
+            f"errors, not negative, of the {matrix.shape} affinities"
         )
     others = ~np.eye(len(matrix), dtype=bool)
     noise = deviation**2
-    beyond = np.where(others, matrix**2 - noise, 0).sum(axis=1) / max(1, len(matrix) - 1)
+    # A row of T − 1 partners around their own mean has T − 2 degrees of freedom.
+    squares = np.where(others, matrix**2, 0).sum(axis=1) / max(1, len(matrix) - 2)
+    beyond = squares - np.where(others, noise, 0).sum(axis=1) / max(1, len(matrix) - 1)
     signal = np.maximum(beyond, 0)[:, None]
     kept: Floats = np.divide(signal, signal + noise, out=np.ones_like(matrix), where=signal + noise > 0)
     return matrix * kept

@@ -143,8 +143,10 @@ def bound_sentences(grouping: dict[str, Any], matrix: AffinityMatrix | None, uni
     chance = None if grouping.get("shrink") else _chance(matrix, tasks, k, alone)
     known = [value for value in (score, bound, chance) if value is not None]
     decimals = max(4, decimals_for(known))
+    over = "over training alone" if alone else _PARTNERS
+    over += ", uncertain ones drawn towards 0" if grouping.get("shrink") else ""
     sentences = [
-        f"The score of a grouping is the estimated gain {'over training alone' if alone else _PARTNERS}, averaged over "
+        f"The score of a grouping is the estimated gain {over}, averaged over "
         "tasks: each task takes its mean gain over the members of its group, itself included with 0. This grouping "
         f"scores {signed(score, decimals)} {unit}."
     ]
@@ -161,6 +163,8 @@ def bound_sentences(grouping: dict[str, Any], matrix: AffinityMatrix | None, uni
             f"It is proved that no division into {count(k, 'group')} can score above {signed(bound, decimals)}, the "
             f"certified bound{relative}."
         )
+        if grouping.get("constrained"):
+            sentences.append("The bound is of all divisions; this one also had to keep the sizes or links asked for.")
     if chance is not None:
         sentence = f"Random groups of the same sizes score {signed(chance, decimals)} on average"
         if bound is not None and not tight and score > chance:

@@ -59,6 +59,23 @@ def test_rows_that_say_nothing():
     assert torch.equal(found, torch.zeros(features.shape[1]))
 
 
+def test_rows_of_zeros_do_not_hide_that_the_others_are_flat():
+    rng = np.random.default_rng(3)
+    features = np.concatenate([np.zeros(100), 10 * rng.normal(size=100)]).astype(np.float32)[:, None]
+    targets = (features[:, 0] > 0).astype(np.float32)
+    arrays = features, np.zeros(200, np.float32), targets, np.zeros(200, np.int64)
+    fits = engine(arrays, (False,))
+    start = torch.tensor(solve_subsets(*arrays, [(0,)], 2e-5, precision="double").weights[0])
+    exact = solve_subsets(*arrays, [(0,)], 1e-5, precision="double").weights[0]
+    found = fits.fit((0,), 1e-5, start)
+    assert found is None or found.numpy() == pytest.approx(exact, rel=1e-3)
+
+
+def test_few_rows_are_left_to_others():
+    assert engine(problem(0, d=12)).suits((0, 1, 2))
+    assert not engine(problem(0, d=200)).suits((0,))
+
+
 def test_separable_labels_with_hardly_a_penalty_settle_or_are_left_to_others():
     rng = np.random.default_rng(2)
     features = rng.normal(size=(40, 5)).astype(np.float32)

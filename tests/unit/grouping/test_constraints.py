@@ -77,6 +77,23 @@ def test_auto_chooses_among_what_the_sizes_leave():
     assert cluster(affinity, "auto", constraints=Constraints(max_size=1), max_k=24).k == 24
 
 
+@pytest.mark.parametrize(
+    "constraints",
+    [
+        Constraints(max_size=2),
+        Constraints(max_size=1),
+        Constraints(cannot_link=((0, 1, 2, 3),)),
+        Constraints(2, 3, must_link=((0, 1), (2, 3), (4, 5))),
+        Constraints(min_size=3),
+    ],
+)
+@pytest.mark.parametrize("tasks", [7, 12])
+def test_auto_finds_a_number_of_groups_where_there_is_one(constraints, tasks):
+    affinity = np.random.default_rng(tasks).normal(size=(tasks, tasks))
+    check_possible(constraints, tasks, "auto")
+    assert as_must_be(cluster(affinity, "auto", constraints=constraints).groups, constraints)
+
+
 def test_large_groupings_keep_sizes():
     rng = np.random.default_rng(1)
     labels = np.minimum(np.arange(120) // 30, 3)
@@ -96,6 +113,8 @@ def test_large_groupings_keep_sizes():
         (Constraints(min_size=3), 3, "no such groups exist"),
         (Constraints(cannot_link=((0, 1, 2),)), 2, "no such groups exist"),
         (Constraints(min_size=4, max_size=5), "auto", "make no number of groups"),
+        (Constraints(min_size=2, max_size=2), "auto", "make no number of groups"),
+        (Constraints(2, 2, must_link=((0, 1),), cannot_link=((2, 3), (2, 4), (2, 5))), 3, "no such groups"),
         (Constraints(min_size=0), 2, "min_size: found 0"),
         (Constraints(min_size=3, max_size=2), 2, "max_size: found 2"),
         (Constraints(must_link=((0, 9),)), 2, "must_link: found 9"),
@@ -114,8 +133,14 @@ def test_what_cannot_be_is_refused(constraints, k, message):
 def test_names():
     found = Constraints.named("abc", must_link=[["c", "a"]], cannot_link=[["a", "b"]])
     assert found == Constraints(must_link=((2, 0),), cannot_link=((0, 1),))
-    with pytest.raises(UserError, match="unknown task `d`"):
+    with pytest.raises(UserError, match="must_link: unknown task `d`"):
         Constraints.named("abc", must_link=[["a", "d"]])
+    with pytest.raises(UserError, match=r"cannot_link: found .* expected a list of lists"):
+        Constraints.named("abc", cannot_link=["ab"])
+    with pytest.raises(UserError, match="tasks `b` and `a` are to be kept apart"):
+        check_possible(Constraints.named("abc", must_link=[["a", "b"]], cannot_link=[["b", "a"]]), 3, 2)
+    with pytest.raises(UserError, match=r"cannot_link: found \[`c`\]"):
+        check_possible(Constraints.named("abc", cannot_link=[["c"]]), 3, 2)
 
 
 @pytest.mark.parametrize("name", CASES)
