@@ -75,7 +75,7 @@ def print_networks(found: TaskNetworks) -> None:
     least = "" if found.bound is None else f"; at best {found.bound:.4f} with the {found.evaluated} networks looked at"
     out.print(f"mean predicted loss {found.loss:.4f}{least}", highlight=False)
     if not found.settled:
-        out.print("The search ended before everything near these networks was looked at: better ones may exist.")
+        out.print("Not proved to be the last word: better networks may exist.")
 
 
 def right(title: str) -> Any:

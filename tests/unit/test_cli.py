@@ -9,6 +9,7 @@ from rich.console import Console
 
 from affinity_service import cli, cli_output
 from affinity_service.reporter import RichReporter
+from affinity_service.study import TaskNetworks
 
 NAME = "b[/b] [red]x[/] :smile:"
 
@@ -31,6 +32,17 @@ def test_names_of_predictions_are_no_markup(printed, monkeypatch):
     monkeypatch.setattr(cli, "_open", lambda _: SimpleNamespace(predict=lambda _: table))
     cli.predict("study", NAME)
     assert NAME in printed.getvalue()
+
+
+@pytest.mark.parametrize(("bound", "settled"), [(0.25, True), (0.25, False), (None, False)])
+def test_networks_say_what_is_proved(printed, monkeypatch, bound, settled):
+    found = TaskNetworks([["a", NAME], [NAME]], {"a": 0, NAME: 1}, 0.5, bound, 17, settled)
+    monkeypatch.setattr(cli, "_open", lambda _: SimpleNamespace(networks=lambda budget, method: found))
+    cli.networks("study", 2)
+    text = printed.getvalue()
+    assert f"a, {NAME}" in text
+    assert ("at best 0.2500 with the 17 networks looked at" in text) == (bound is not None)
+    assert ("Not proved" in text) != settled
 
 
 def test_warnings_are_no_markup():
