@@ -18,8 +18,13 @@ install: .venv/installed
 demo: install
 	$(BIN)/affinity run ray_jobs/configs/yeast.yaml --study studies/yeast
 
-test: lint
-	$(PYTEST)
+# Lint and unit tests run beside the fault tests, which mostly wait for processes; the engine tests, which measure
+# seconds, then have the machine to themselves.
+test: install
+	@log=$$(mktemp); ( $(MAKE) --no-print-directory lint && $(PYTEST) tests/unit tests/properties ) > $$log 2>&1 & unit=$$!; \
+	trap "kill $$unit" INT TERM; \
+	$(PYTEST) tests/faults tests/engine; slow=$$?; wait $$unit; quick=$$?; \
+	echo; echo "== lint, tests/unit, tests/properties"; cat $$log; rm -f $$log; exit $$((slow || quick))
 
 lint: install
 	$(BIN)/ruff check --quiet .
