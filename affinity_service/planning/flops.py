@@ -111,6 +111,16 @@ def fine_tuning_flops(config: Config, work: Workload, tasks: float) -> float:
     return config.fits.epochs * (training * next(rows) + forward * next(rows))
 
 
+def probed_groups(config: Config, tasks: int) -> int:
+    """True fine-tunings of the groups that `direct` chose and of those that it began with."""
+    return 2 * expected_groups(config, tasks) * PROBE_SEEDS if config.groups.probe else 0
+
+
+def group_flops(config: Config, work: Workload) -> float:
+    size = work.tasks / expected_groups(config, work.tasks)
+    return probed_groups(config, work.tasks) * fine_tuning_flops(config, work, size)
+
+
 def path_stride(work: Workload) -> float:
     """Optimizer steps between two looks at the examples."""
     return min(LONGEST_STRIDE, max(1.0, PATH_STRIDE * math.sqrt(STRIDE_WEIGHTS / work.parameters)))

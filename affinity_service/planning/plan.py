@@ -138,7 +138,7 @@ def plan_study(config: Config, work: Workload, machine: Machine) -> Plan:
             seconds.fit_seconds(*base, fit_workers),
         ),
         row("affinity", 1, idle, flops.affinity_flops(config, work), seconds.affinity_seconds(*base)),
-        row("groups", 1, small, 0.0, seconds.group_seconds(*base)),
+        row("groups", 1, small, flops.group_flops(config, work), seconds.group_seconds(*base)),
         row(
             "group_models",
             trial_workers,

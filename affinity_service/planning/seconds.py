@@ -22,6 +22,7 @@ from affinity_service.planning.flops import (
     landmark_rounds,
     path_steps,
     path_stride,
+    probed_groups,
     ridge_flops,
 )
 from affinity_service.planning.machine import Machine
@@ -182,6 +183,8 @@ def group_seconds(config: Config, work: Workload, machine: Machine) -> float:
         seconds += (
             subset_seconds(config, work, machine, 1) * _descended(config, tasks) / Subsets.of(config, tasks).count
         )
+        if models := probed_groups(config, tasks):
+            seconds += fine_tuning_seconds(config, work, machine, models)
     return seconds
 
 

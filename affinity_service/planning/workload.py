@@ -123,8 +123,11 @@ def expected_epochs(train: TrainConfig) -> float:
 
 def expected_groups(config: Config, tasks: int) -> int:
     """What `k: auto` may come to; known only after the grouping."""
-    k = config.groups.k
-    return min(tasks, round(math.sqrt(tasks)) if k == "auto" else k)
+    k, settings = config.groups.k, config.groups
+    if k == "auto":
+        fewest = -(-tasks // (settings.max_size or tasks))
+        return min(max(fewest, round(math.sqrt(tasks))), max(1, tasks // settings.min_size))
+    return min(tasks, k)
 
 
 def group_trainings(config: GroupModelConfig, tasks: int, groups: int) -> list[tuple[float, int]]:

@@ -89,6 +89,9 @@ def test_larger_settings_cost_more(section, change, stage, config, workload, mac
 def test_groups_by_their_own_losses_cost_estimates(config, workload, machine):
     times = {m: planned(config(groups={"method": m}), workload(), machine)["groups"].seconds for m in ("sdp", "direct")}
     assert times["direct"] > times["sdp"] + 1
+    probed = planned(config(groups={"method": "direct", "probe": True}), workload(), machine)["groups"]
+    assert probed.seconds > times["direct"]
+    assert probed.flops > 0
 
 
 def test_more_workers_take_less_time_and_more_memory_up_to_the_cores(config, workload, machine):
