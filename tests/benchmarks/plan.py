@@ -47,6 +47,7 @@ def configs(folder: Path) -> list[Config]:
         "data": {"source": "parquet", "path": str(folder / "suite.parquet")},
         "model": {"hidden": [256, 256]},
         "base": {"epochs": 20},
+        "fits": {"epochs": 8},
         "group_models": {"seeds": 2, "random_groupings": 1},
     }
     exact: dict[str, Any] = {
