@@ -4,9 +4,12 @@ single-task training, on real data.
     python -m tests.benchmarks.groups [--sets yeast,school] [--splits 5] [--groups 4] [--keep FOLDER]
 
 Groups by density (sdp) and by descent on the predicted losses of the groups themselves (direct); models fine-tuned
-from the base model, which is what the estimates are of, and from scratch. Gains are per task, positive where the
-groups have the lower test loss, means over splits with 95% intervals over (split, seed). FOLDER is that of fidelity.py:
-base models and estimates are reused.
+from the base model, which is what the estimates are of, and from scratch; `shrink` and `probe` as in the config. Gains
+are per task, positive where the groups have the lower test loss, means over splits with 95% intervals over (split,
+seed). FOLDER is that of fidelity.py: base models, estimates and true trainings are reused.
+
+The last column is the limit of all choosing by validation losses: how far the *true* losses of subsets on validation
+examples tell those on test examples (centred r between trainings of different seeds, medians over splits).
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,16 +25,25 @@ import pandas as pd
 from affinity_service import Study
 from affinity_service.config import Config
 from affinity_service.engine.session import connected
+from affinity_service.engine.validation import pieces_of, read_truth, validation_subsets
+from affinity_service.evaluation.fidelity import centred_r
 from affinity_service.evaluation.outcomes import interval
 from affinity_service.reporter import LogReporter
 from affinity_service.tables import read_table
+from affinity_service.tasks import load_suite
 from tests.benchmarks.fidelity import config_of
 from tests.benchmarks.real_suites import SUITES, available
 
 SEEDS, RANDOM = 5, 8
 # So many tasks are also trained alone.
 SINGLE = 4
-CASES = (("sdp", "base"), ("direct", "base"), ("sdp", "initial"))
+CASES: dict[str, tuple[dict[str, Any], str]] = {
+    "sdp": ({"method": "sdp"}, "base"),
+    "direct": ({"method": "direct"}, "base"),
+    "sdp, from scratch": ({"method": "sdp"}, "initial"),
+    "sdp, shrink": ({"method": "sdp", "shrink": True}, "base"),
+    "direct, probe": ({"method": "direct", "probe": True}, "base"),
+}
 
 
 def gains_of(results: pd.DataFrame) -> pd.DataFrame:
@@ -44,28 +57,45 @@ def gains_of(results: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def carries_over(study: Study) -> float:
+    """Centred r of true validation losses with true test losses of other seeds, where fidelity.py trained the subsets."""
+    config, folder, suite = study.config, study.folder, load_suite(study.config.data)
+    pieces = pieces_of(config, folder, suite, validation_subsets(config, len(suite.tasks)))
+    truths = []
+    for number in range(2 * config.validation.seeds):
+        own = [piece for piece in pieces if not piece.linearised and piece.number == number]
+        if not all(folder.exists(piece.name) for piece in own):
+            return float("nan")
+        truths.append(read_truth(folder, own, len(suite.tasks)))
+    half = len(truths) // 2
+    validation = np.mean([truth.at("best")[0] for truth in truths[:half]], axis=0)
+    test = np.mean([truth.test[np.arange(len(truth.test)), truth.at("best")[1] - 1] for truth in truths[half:]], axis=0)
+    return centred_r(test, validation) or 0.0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", default=",".join(SUITES))
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--groups", type=int, default=4)
-    parser.add_argument("--cases", type=int, default=len(CASES), help="only the first so many rows of a set")
+    parser.add_argument("--cases", default="sdp;direct;sdp, from scratch", help="of " + "; ".join(CASES))
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     folder = options.keep or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
-    print("| set | groups by | models | against random | against joint | against single |")
+    print("| set | groups by | against random | against joint | against single | validation tells test |")
     print("|---|---|---|---|---|---|")
     with connected():
         for name in options.sets.split(","):
             if not available(name):
                 print(f"| {name} | skipped, its data is not beside this repository | | | | |")
                 continue
-            for method, start in CASES[: options.cases]:
-                found = []
+            for case in options.cases.split(";"):
+                settings, start = CASES[case]
+                found, tells = [], []
                 for split in range(options.splits):
                     content = config_of(name, split, folder).model_dump(mode="json")
-                    content["groups"] |= {"method": method, "k": options.groups}
+                    content["groups"] |= {**settings, "k": options.groups}
                     content["group_models"] |= {
                         "seeds": SEEDS,
                         "random_groupings": RANDOM,
@@ -74,13 +104,15 @@ def main() -> None:
                     }
                     config = Config.parse(content)
                     study = Study.run(config, folder / config.name, reporter=LogReporter(), until="group_models")
+                    tells.append(carries_over(study))
                     found.append(gains_of(read_table(study.folder, "group_models/results.parquet").to_pandas()))
                 gains = pd.concat(found)
                 cells = []
                 for baseline in gains:
                     mean, half = interval(gains[baseline].to_numpy(np.float64))
                     cells.append(f"{mean:+.4f} ± {half:.4f}")
-                print(f"| {name} | {method} | {start} | " + " | ".join(cells) + " |", flush=True)
+                cells.append(f"{np.median(tells):.2f}")
+                print(f"| {name} | {case} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":
