@@ -58,7 +58,7 @@ def gains_of(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def carries_over(study: Study) -> float:
-    """Centred r of true validation losses with true test losses of other seeds, where fidelity.py trained the subsets."""
+    """Centred r of true validation losses with true test losses of other seeds, if fidelity.py trained the subsets."""
     config, folder, suite = study.config, study.folder, load_suite(study.config.data)
     pieces = pieces_of(config, folder, suite, validation_subsets(config, len(suite.tasks)))
     truths = []
