@@ -112,14 +112,17 @@ def test_predictions_are_those_of_the_design(estimated):
     apart = study.group(k=2, max_size=len(study.tasks) - 1, cannot_link=[["up", "high"]])
     assert not any({"up", "high"} <= set(group) for group in apart.tasks)
     for method in ("direct", "pairs"):
-        found = study.networks(2, method)
-        assert len(found.tasks) <= 2
-        assert all(task in found.tasks[network] for task, network in found.served_by.items())
-        assert found.bound <= found.loss + 1e-9
-    chosen = study.networks(2)
-    losses = [study.predict(group).set_index("task").predicted_loss for group in chosen.tasks]
-    served = [losses[network][task] for task, network in chosen.served_by.items()]
-    assert np.mean(served) == pytest.approx(chosen.loss, rel=1e-5)
+        chosen = study.networks(2, method)
+        assert len(chosen.tasks) <= 2
+        losses = [study.predict(group).set_index("task").predicted_loss for group in chosen.tasks]
+        served = [losses[network][task] for task, network in chosen.served_by.items()]
+        assert np.mean(served) == pytest.approx(chosen.loss, rel=1e-5)
+        assert chosen.settled
+    assert study.networks(2).bound == pytest.approx(study.networks(2).loss, rel=1e-5)
+    with pytest.raises(UserError, match="expected direct or pairs"):
+        study.networks(2, "density")
+    with pytest.raises(UserError, match="budget"):
+        study.networks(0)
 
 
 def test_a_task_added_afterwards_is_predicted_beside_the_others(estimated, tmp_path):
