@@ -4,6 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+BESIDE := tests/engine/test_training.py
 BENCHMARKS := sdp networks predict fits demo plan fidelity groups gpu
 
 .PHONY: install demo test faults lint format bench bench-gpu clean
@@ -18,13 +19,13 @@ install: .venv/installed
 demo: install
 	$(BIN)/affinity run ray_jobs/configs/yeast.yaml --study studies/yeast
 
-# Lint and unit tests run beside the fault tests, which mostly wait for processes; the engine tests, which measure
-# seconds, then have the machine to themselves.
+# Lint, unit and training tests run beside the fault tests, which mostly wait for processes; the other engine tests,
+# which measure seconds, then have the machine to themselves.
 test: install
-	@log=$$(mktemp); ( $(MAKE) --no-print-directory lint && $(PYTEST) tests/unit tests/properties ) > $$log 2>&1 & unit=$$!; \
+	@log=$$(mktemp); ( $(MAKE) --no-print-directory lint && $(PYTEST) tests/unit tests/properties $(BESIDE) ) > $$log 2>&1 & unit=$$!; \
 	trap "kill $$unit" INT TERM; \
-	$(PYTEST) tests/faults tests/engine; slow=$$?; wait $$unit; quick=$$?; \
-	echo; echo "== lint, tests/unit, tests/properties"; cat $$log; rm -f $$log; exit $$((slow || quick))
+	$(PYTEST) tests/faults tests/engine --ignore=$(BESIDE); slow=$$?; wait $$unit; quick=$$?; \
+	echo; echo "== lint, tests/unit, tests/properties, $(BESIDE)"; cat $$log; rm -f $$log; exit $$((slow || quick))
 
 lint: install
 	$(BIN)/ruff check --quiet .
