@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from affinity_service.fitting import solve_subsets
 from affinity_service.fitting.optimizers import training_optimizer
 from affinity_service.fitting.path import Anchor, Paths, Training
 from affinity_service.fitting.problem import check_subsets
+from affinity_service.fitting.products import one_thread
 from affinity_service.fitting.query import QueryFits
 from affinity_service.fitting.task_rows import member_losses, split_by_task
 from affinity_service.gradients.store import FeatureRows
@@ -29,8 +31,10 @@ NetworkLosses = Callable[[Tensor], tuple[Tensor, Tensor]]
 # Displacements of as many subsets at a time as fill so much memory; the path keeps about so many numbers per weight.
 PATH_BYTES = 1 << 30
 PATH_COPIES = 13
-# So many subsets are sooner fitted one at a time than set up together.
+# So many subsets are sooner fitted one at a time than set up together, and their work of so many numbers is done before
+# a second thread has begun.
 FEW = 8
+ONE_THREAD_NUMBERS = 1 << 18
 
 
 class LinearizedEstimator:
@@ -93,7 +97,9 @@ class LinearizedEstimator:
         if self.config.solution == "path" or self.network is not None:
             size = max(1, PATH_BYTES // (4 * PATH_COPIES * len(self.anchor.weights)))
         chunks = [chosen[start : start + size] for start in range(0, len(chosen), size)]
-        taken = [self._take(chunk, moments) for chunk in chunks]
+        small = len(chosen) <= FEW and len(chosen) * len(self.anchor.weights) <= ONE_THREAD_NUMBERS
+        with one_thread() if small else nullcontext():
+            taken = [self._take(chunk, moments) for chunk in chunks]
 
         def joined(number: int, name: str) -> NDArray[Any]:
             return torch.cat([means[number][name] for means in taken]).cpu().numpy()

@@ -16,14 +16,13 @@ from affinity_service.fitting.products import affine, multiply
 
 _REFERENCE_ROWS = 20  # rows of the sample per dimension
 _REFERENCE_STEPS = 8
-# Elements of temporary matrices while they change coordinates.
-_CHUNK = 1 << 20
 # Below this the kernels for bfloat16 take longer to start than to run.
 _COARSE_DIMENSIONS = 128
 
 
-def reference_point(blocks: Sequence[TaskBlock], l2: float) -> Tensor:
-    """Minimiser (d,) of the mean over all tasks on a sample of their rows, to a few per cent."""
+def reference_point(blocks: Sequence[TaskBlock], l2: float) -> tuple[Tensor, Tensor]:
+    """Minimiser (d,) of the mean over all tasks on a sample of their rows, to a few per cent, and the curvature (d, d)
+    of the mean loss on the sample at or near that point."""
     d = blocks[0].rows.shape[2]
     n_tasks = sum(len(block.tasks) for block in blocks)
     wanted = max(16, -(-_REFERENCE_ROWS * d // n_tasks))
@@ -46,20 +45,22 @@ def reference_point(blocks: Sequence[TaskBlock], l2: float) -> Tensor:
             value = value + torch.dot(share, loss.values(torch.mv(rows, w) + offsets))
         return value
 
-    w = blocks[0].rows.new_zeros(d)
-    value = objective(w)
-    for _ in range(_REFERENCE_STEPS):
-        gradient = l2 * w
-        hessian = torch.zeros(d, d, dtype=w.dtype, device=w.device)
+    def derivatives(w: Tensor) -> tuple[Tensor, Tensor]:
+        gradient, curvature = l2 * w, w.new_zeros(d, d)
         for loss, rows, offsets, share in samples:
             u = torch.mv(rows, w) + offsets
             gradient = gradient + torch.mv(rows.t(), share * loss.slopes(u))
-            hessian.addmm_(rows.t(), rows * (share * loss.curvatures(u))[:, None])
-        floor = max(l2, 1e-6 * float(hessian.diagonal().mean()), torch.finfo(w.dtype).tiny)
-        hessian.diagonal().add_(floor)
-        factor, failed = torch.linalg.cholesky_ex(hessian)
+            curvature.addmm_(rows.t(), rows * (share * loss.curvatures(u))[:, None])
+        return gradient, curvature
+
+    w = blocks[0].rows.new_zeros(d)
+    value = objective(w)
+    for _ in range(_REFERENCE_STEPS):
+        gradient, curvature = derivatives(w)
+        floor = max(l2, 1e-6 * float(curvature.diagonal().mean()), torch.finfo(w.dtype).tiny)
+        factor, failed = torch.linalg.cholesky_ex(curvature + floor * torch.eye(d, dtype=w.dtype, device=w.device))
         if int(failed) or not bool(torch.isfinite(value)):
-            return torch.zeros_like(w)
+            return torch.zeros_like(w), derivatives(torch.zeros_like(w))[1]
         step = torch.cholesky_solve(gradient[:, None], factor)[:, 0]
         scale = 1.0
         while scale > 1e-3:
@@ -73,29 +74,38 @@ def reference_point(blocks: Sequence[TaskBlock], l2: float) -> Tensor:
         w, value = trial, trial_value
         if float(step.abs().max()) <= 0.03 * float(w.abs().max()):
             break
-    return w
+    return w, curvature
 
 
 class TaskModels:
     """Losses, gradients and curvature of the tasks at the reference point w (d,).
 
     Curvature is kept as one (d, d) matrix per task, or, where tasks have too few rows for that to pay, as weights of
-    the rows. The matrices live in coordinates ω, w = basis·ω, in which the mean curvature of the tasks is the identity:
-    there they are nearly diagonal, their diagonals precondition the systems of the subsets, and rounding them to
-    bfloat16 does not drown directions of little curvature.
+    the rows. The matrices live in coordinates ω, w = basis·ω, in which the mean curvature of the tasks is about the
+    identity: there they are nearly diagonal, their diagonals precondition the systems of the subsets, and rounding them
+    to bfloat16 does not drown directions of little curvature.
     """
 
-    def __init__(self, blocks: Sequence[TaskBlock], w: Tensor, l2: float, exact: bool) -> None:
-        """exact: systems will be solved to full precision, which rules out bfloat16."""
+    def __init__(self, blocks: Sequence[TaskBlock], w: Tensor, mean: Tensor, l2: float, exact: bool) -> None:
+        """w and mean as from `reference_point`; exact: systems will be solved to full precision, which rules out
+        bfloat16.
+        """
         d = len(w)
         n_rows = sum(float(block.counts.sum()) for block in blocks)
         n_tasks = sum(len(block.tasks) for block in blocks)
         self.w = w
         self.blocks = blocks
         self.dense = d * n_tasks <= 2 * n_rows
-        weights, losses, gradients = [], [], []
-        curvature = torch.empty(n_tasks if self.dense else 0, d, d, dtype=w.dtype, device=w.device)
-        mean = torch.zeros(d, d, dtype=w.dtype, device=w.device)
+        values, vectors = torch.linalg.eigh((mean + mean.t()) / 2)
+        # Eigenvalues below this are rounding, not curvature.
+        floor = 10 * torch.finfo(w.dtype).eps * float(values[-1].clamp_min(0))
+        scale = (values.clamp_min(0) + l2).clamp_min(max(floor, torch.finfo(w.dtype).tiny)).rsqrt()
+        self.basis = vectors * scale
+        self.square = scale.square()
+        self.weights: list[Tensor] = []
+        coarse = w.dtype if exact else _coarse_dtype(w)
+        self.curvature = torch.empty(n_tasks if self.dense else 0, d, d, dtype=coarse, device=w.device)
+        losses, gradients, diagonals = [], [], []
         first = 0
         for block in blocks:
             loss, b = LOSSES[block.kind], len(block.tasks)
@@ -103,40 +113,20 @@ class TaskModels:
             losses.append(loss.values(u).sum(-1) / block.counts[:, None])
             gradients.append(block.back(loss.slopes(u))[:, 0] / block.counts[:, None])
             weight = loss.curvatures(u)[:, 0] / block.counts[:, None]
-            weights.append(weight)
+            self.weights.append(weight)
+            turned = affine(block.rows.reshape(-1, d), self.basis.t()).view_as(block.rows)
             if self.dense:
-                weighted = (block.rows * weight[:, :, None]).transpose(1, 2)
-                multiply(weighted, block.rows, curvature[first : first + b])
-                mean += curvature[first : first + b].sum(0)
+                # Rooted weights on both sides, so that what rounding leaves is a curvature.
+                root = turned.mul_(weight.sqrt()[:, :, None]).to(coarse)
+                own = self.curvature[first : first + b]
+                multiply(root.transpose(1, 2), root, own)
+                diagonals.append(own.diagonal(dim1=1, dim2=2).to(w.dtype))
                 first += b
             else:
-                flat = block.rows.reshape(-1, d)
-                mean.addmm_(flat.t(), flat * weight.reshape(-1, 1))
+                diagonals.append(torch.bmm(weight[:, None], turned.square_())[:, 0])
         self.losses = torch.cat(losses)
         self.gradients = torch.cat(gradients)
-        values, vectors = torch.linalg.eigh((mean + mean.t()) / (2 * n_tasks))
-        # Eigenvalues below this are rounding, not curvature.
-        floor = 10 * torch.finfo(w.dtype).eps * float(values[-1].clamp_min(0))
-        scale = (values.clamp_min(0) + l2).clamp_min(max(floor, torch.finfo(w.dtype).tiny)).rsqrt()
-        self.basis = vectors * scale
-        self.square = scale.square()
-        self.weights = weights
-        self.curvature = torch.empty(curvature.shape, dtype=w.dtype if exact else _coarse_dtype(w), device=w.device)
-        if self.dense:
-            diagonals = []
-            step = max(1, _CHUNK // (d * d))
-            for begin in range(0, n_tasks, step):
-                turned = self._turn(self._turn(curvature[begin : begin + step]))
-                diagonals.append(turned.diagonal(dim1=1, dim2=2).clone())
-                self.curvature[begin : begin + step] = turned
-        else:
-            squares = [(block.rows @ self.basis).square() for block in blocks]
-            diagonals = [torch.bmm(a[:, None], b)[:, 0] for a, b in zip(weights, squares, strict=True)]
         self.diagonals = torch.cat(diagonals)
-
-    def _turn(self, matrices: Tensor) -> Tensor:
-        """(matrix·basis)ᵀ for each of (T, d, d): twice this is basisᵀ·matrix·basis."""
-        return affine(matrices.reshape(-1, len(self.w)), self.basis.t()).view_as(matrices).transpose(1, 2)
 
 
 def _coarse_dtype(like: Tensor) -> torch.dtype:

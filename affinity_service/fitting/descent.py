@@ -24,7 +24,7 @@ _NEAR = 1e-3
 _SLOPE = 0.8
 _SHORTEST = 1e-6
 # Solving the model more precisely than this gains nothing: its curvature is further off than that.
-_INNER_TOLERANCE = 0.1
+_INNER_TOLERANCE = 0.05
 _INNER_LIMIT = 25
 _EXACT_TOLERANCE = 1e-6
 _EXACT_LIMIT = 300

@@ -158,7 +158,7 @@ def _descend(
     exact = torch.ones(len(members), dtype=torch.bool)
     exact[members.subset[~squared[members.task]]] = False
     penalty = float(l2.median())
-    models = TaskModels(blocks, reference_point(blocks, penalty), penalty, bool(exact.any()))
+    models = TaskModels(blocks, *reference_point(blocks, penalty), penalty, bool(exact.any()))
     # Weights that move no logit by more than a hundred-thousandth are as good as zero.
     total = sum(float(torch.linalg.vector_norm(block.rows)) ** 2 for block in blocks)
     mean_square = total / sum(block.rows.numel() for block in blocks)

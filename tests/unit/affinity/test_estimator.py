@@ -151,3 +151,22 @@ def test_calibration_takes_the_best_penalty_and_tells_the_error():
     assert Calibration.from_json(found.to_json()) == found
     worse = calibrate({1.0: [t + 5.0 for t in true]}, true, np.zeros(6), subsets, 0.0, 0.0)
     assert worse.misleads
+
+
+@pytest.mark.parametrize("solution", ["path", "ridge"])
+def test_a_task_without_any_features_and_a_separable_one_get_finite_losses(solution):
+    settings = config(fits={"solution": solution, "l2": 1e-9 if solution == "ridge" else "auto"})
+    (train, validation), anchor = features_of(settings, SUITE, model_of(settings, SUITE))
+    for rows in (train, validation):
+        rows.features[rows.task_of_row == 0] = 0
+        # The sign of the first direction is the label: no finite weights are the best.
+        own = rows.task_of_row == 1
+        rows.features[own, 0] = np.sign(rows.targets[own] - 0.5)
+    anchor["mean"][0] = 0
+    anchor["square"][0] = 0
+    found = LinearizedEstimator(train, validation, SUITE.tasks, settings, anchor).estimate([(0,), (1,), (0, 1)])
+    for losses, errors in zip(found.losses, found.standard_errors, strict=True):
+        assert np.isfinite(losses).all() and np.isfinite(errors).all()
+    # Nothing moves the margins of the first task: it keeps the base model's loss in any company.
+    assert found.losses[0][0] == pytest.approx(found.losses[2][0], rel=1e-6)
+    assert found.losses[1][0] < 0.7
