@@ -85,6 +85,7 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print("     l2  subsets     ours  passes     lbfgs    newton  x lbfgs x newton    error")
     # The last penalty is scikit-learn's own default, C = 1.
+    ratios: list[tuple[float, float]] = []
     for l2 in (1e-1, 1e-2, 1e-3, 1 / (10 * rows)):
         few = subsets[:count]
         solve_subsets(*arrays, few, l2)
@@ -102,6 +103,7 @@ def main() -> None:
         x_lbfgs, x_newton = (
             statistics.median(b / a for a, b in zip(times, measured, strict=True)) for measured in theirs.values()
         )
+        ratios.append((x_lbfgs, x_newton))
         result = solve_subsets(*arrays, few, l2)
         errors = [
             np.abs(result.weights[i] - w).max() / np.abs(w).max()
@@ -112,11 +114,15 @@ def main() -> None:
             f"{x_lbfgs:8.0f} {x_newton:8.0f} {max(errors):8.1e}",
             flush=True,
         )
-    many = statistics.median(seconds(partial(solve_subsets, *arrays, subsets, 1e-2)) for _ in range(3))
-    few_seconds = statistics.median(seconds(partial(solve_subsets, *arrays, subsets[:count], 1e-2)) for _ in range(3))
+    print("median of the penalties: x lbfgs {:.0f}, x newton {:.0f}".format(*np.median(ratios, axis=0)))
+    growth = [
+        seconds(partial(solve_subsets, *arrays, subsets, 1e-2)) / seconds(partial(solve_subsets, *arrays, few, 1e-2))
+        for _ in range(5)
+    ]
     size = [str(n_tasks), str(rows), str(d)]
     peaks = [peak_bytes([*size, str(number)]) / 2**20 for number in (count, 10 * count)]
-    print(f"ten times the subsets: time x{many / few_seconds:.1f}, peak memory {peaks[0]:.0f} -> {peaks[1]:.0f} MiB")
+    times_ten = statistics.median(growth)
+    print(f"ten times the subsets: time x{times_ten:.1f}, peak memory {peaks[0]:.0f} -> {peaks[1]:.0f} MiB")
 
 
 if __name__ == "__main__":
