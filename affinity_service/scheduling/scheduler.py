@@ -1,0 +1,280 @@
+"""The scheduler in any PyTorch loop."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from affinity_service.errors import UserError
+from affinity_service.gradients.sketch import CountSketch
+from affinity_service.gradients.task_gradients import mean_over_ranks, task_gradients
+from affinity_service.scheduling.aggregators import Aggregator, named_aggregator
+from affinity_service.scheduling.leaves import leaves_of
+from affinity_service.scheduling.schedule import Plan, Refresh, Schedule
+from affinity_service.scheduling.settings import ScheduleSettings
+
+# Averages of more numbers than this (a quarter of a GiB) are kept as sketches of so many each.
+LARGEST_AVERAGES, AUTO_SKETCH = 1 << 26, 4096
+
+
+class InterferenceScheduler:
+    """Trains tasks that conflict in different steps, tasks that do not in the same (SON-GOKU, arXiv 2509.16959).
+
+    >>> scheduler = InterferenceScheduler(body.parameters(), tasks)            # doctest: +SKIP
+    >>> for batch in batches:                                                  # doctest: +SKIP
+    ...     plan = scheduler.plan()
+    ...     wanted = tasks if plan.refresh else plan.active
+    ...     scheduler.backward({name: loss_of(name, batch) for name in wanted})
+    ...     optimizer.step()
+    ...     scheduler.step()
+
+    ``zero_grad`` is not needed: what one step wrote, the next one drops, so that the heads of inactive tasks have
+    ``.grad is None`` and no optimizer moves them; calling it does no harm.
+
+    The moving averages are of the gradients of *all* tasks on one batch, taken in the `probes` steps before each
+    refresh: then no average is stale, and the other steps cost what a summed loss costs. The paper's rule, averages of
+    the active tasks at every step, is ``track="active"``.
+
+    Parameters
+    ----------
+    shared_parameters : the parameters that several tasks train, or (name, parameter) pairs as `named_parameters` gives
+        them. Frozen ones are left out, tied ones counted once.
+    tasks : names.
+    tau : pairs conflict where ρ = −cos(ĝ_i, ĝ_j) exceeds it.
+    refresh : steps between two drawings of the graph.
+    beta : of the moving averages, per measurement.
+    warmup, anneal : steps with all tasks together, and steps in which τ then falls to `tau` with their logarithm.
+    quantile : in place of `tau`, the share of all pairs that shall conflict; only pairs with ρ > 0 do.
+    coverage : least share of the steps that each task shall get; a shortfall is reported.
+    probes : steps before each refresh that ask for the losses of all tasks.
+    track : refresh or active, as above.
+    split : two averages in turns, whose inner products noise does not bias.
+    sketch : keep averages as seeded sketches of so many numbers; None keeps whole gradients, auto chooses by size.
+    seed : of the sketch.
+    aggregator : how the active tasks' gradients are combined: a function (m, p) → (p,), the name of one of torchjd's,
+        or their sum. It needs the gradient of every active task in every step.
+    process_group : data-parallel ranks over which gradients are averaged; the default group where there is one.
+
+    Raises
+    ------
+    UserError
+        No shared parameter that trains, a setting out of its range, tasks named twice.
+    """
+
+    def __init__(
+        self,
+        shared_parameters: Iterable[Tensor] | Iterable[tuple[str, Tensor]],
+        tasks: Sequence[str],
+        tau: float = 0.25,
+        refresh: int = 32,
+        beta: float = 0.9,
+        warmup: int = 0,
+        *,
+        anneal: int = 0,
+        quantile: float | None = None,
+        coverage: float = 0.0,
+        probes: int = 1,
+        track: Literal["refresh", "active"] = "refresh",
+        split: bool = False,
+        sketch: int | Literal["auto"] | None = "auto",
+        seed: int = 0,
+        aggregator: str | Aggregator = "sum",
+        process_group: Any = None,
+    ) -> None:
+        settings = ScheduleSettings(tau, refresh, beta, warmup, anneal, quantile, coverage, probes, track, split)
+        named = _named(shared_parameters)
+        self._names, self._shared = list(named), list(named.values())
+        sizes = [parameter.numel() for parameter in self._shared]
+        self._sketch = _sketch(sketch, sizes, len(tasks), seed)
+        width = sum(sizes) if self._sketch is None else self._sketch.dimension
+        self._schedule = Schedule(tasks, width, settings, self._shared[0].device)
+        self._aggregate = named_aggregator(aggregator) if isinstance(aggregator, str) else aggregator
+        self._group = process_group
+        self._trained: list[str] | None = None
+        self._leaves: dict[str, list[Tensor]] = {}
+        self._written: list[tuple[Tensor, weakref.ref[Tensor]]] = []
+        self._reached: torch.Tensor | None = None
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(self._schedule.tasks)
+
+    @property
+    def history(self) -> list[Refresh]:
+        """What every refresh of this process found."""
+        return self._schedule.history
+
+    def plan(self) -> Plan:
+        """Whose turn it is; the same until ``step``."""
+        return self._schedule.plan()
+
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Writes the gradients of the active tasks' summed (or aggregated) losses.
+
+        Parameters
+        ----------
+        losses : scalars of the active tasks, of all tasks where the plan asks for a refresh. An active task that the
+            batch has no examples of is left out: it is not trained in this step, and its wait goes on.
+
+        Raises
+        ------
+        UserError
+            An unknown task, a loss that is no scalar of a graph, or a shared parameter that no task's loss reaches.
+        """
+        plan, settings = self.plan(), self._schedule.settings
+        self._schedule.index(list(losses))
+        for name, loss in losses.items():
+            if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+                raise UserError(f"loss of task {name!r}: expected a scalar tensor with a graph, found {_shown(loss)}")
+        if self._trained is None:
+            self._drop_written()
+        active = [name for name in plan.active if name in losses]
+        combined = self._aggregate is not None and len(active) > 1
+        tracked = list(losses) if plan.refresh else active if settings.track == "active" else []
+        needed = tracked if set(active) <= set(tracked) or not combined else [*tracked, *active]
+        gradient = self._measure(losses, needed, tracked, active if combined else [])
+        if active:
+            self._write(losses, active, gradient)
+        self._trained = [*(self._trained or []), *active]
+
+    def _measure(
+        self, losses: Mapping[str, Tensor], needed: list[str], tracked: list[str], active: list[str]
+    ) -> Tensor | None:
+        """Takes the gradients of `tracked` into the averages; the aggregate (p,) of those of `active`, if any."""
+        if not needed:
+            return None
+        # Whole rows are needed to combine them, sketches only to compare.
+        whole = bool(active) or self._sketch is None
+        found = task_gradients([losses[name] for name in needed], self._shared, None if whole else self._sketch)
+        self._check_reached(found.reached, needed)
+        rows = mean_over_ranks(found.rows, self._group)
+        if tracked:
+            own = rows[: len(tracked)]
+            self._schedule.measured(tracked, self._sketched(own) if whole and self._sketch is not None else own)
+        if not active:
+            return None
+        assert self._aggregate is not None
+        return self._aggregate(rows[[needed.index(name) for name in active]])
+
+    def _sketched(self, rows: Tensor) -> Tensor:
+        assert self._sketch is not None
+        out = rows.new_zeros(len(rows), self._sketch.dimension)
+        for row, into in zip(rows, out, strict=True):
+            parts = row.split([parameter.numel() for parameter in self._shared])
+            for index, part in enumerate(parts):
+                self._sketch.add(index, part, into)
+        return out
+
+    def _check_reached(self, reached: Tensor, names: list[str]) -> None:
+        """A shared parameter that no task trains is a mistake in the list; only a batch of all tasks can tell."""
+        if self._reached is None and set(names) == set(self._schedule.tasks):
+            self._reached = reached.any(dim=0)
+            idle = [self._names[index] for index, hit in enumerate(self._reached.tolist()) if not hit]
+            if idle:
+                self._reached = None
+                raise UserError(
+                    f"shared parameter {idle[0]} belongs to no task: no loss depends on it"
+                    + (f" ({len(idle) - 1} more alike)" if len(idle) > 1 else "")
+                    + "; leave it out of shared_parameters"
+                )
+
+    def _write(self, losses: Mapping[str, Tensor], active: list[str], aggregate: Tensor | None) -> None:
+        for name in active:
+            if name not in self._leaves:
+                self._leaves[name] = leaves_of(losses[name])
+        leaves = list({id(leaf): leaf for name in active for leaf in self._leaves[name]}.values())
+        total = torch.stack([losses[name].reshape(()) for name in active]).sum()
+        if aggregate is None:
+            total.backward()
+        else:
+            self._write_combined(total, leaves, aggregate)
+        self._written += [(leaf, weakref.ref(leaf.grad)) for leaf in leaves if leaf.grad is not None]
+
+    def _write_combined(self, total: Tensor, leaves: Sequence[Tensor], aggregate: Tensor) -> None:
+        """The aggregate for the shared parameters, the summed losses' gradient for the tasks' own."""
+        shared = {id(parameter) for parameter in self._shared}
+        private = [leaf for leaf in leaves if id(leaf) not in shared]
+        before = [parameter.grad for parameter in self._shared]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # A parallel wrapper waits for all its parameters, so the whole pass is made and its shared part dropped.
+            for parameter in self._shared:
+                parameter.grad = None
+            total.backward()
+        elif private:
+            torch.autograd.backward(total, inputs=private)
+        sizes = [parameter.numel() for parameter in self._shared]
+        for parameter, old, part in zip(self._shared, before, aggregate.split(sizes), strict=True):
+            gradient = part.view_as(parameter).to(parameter.dtype)
+            parameter.grad = gradient.clone() if old is None else old + gradient
+
+    def _drop_written(self) -> None:
+        """Gradients of the step before that nobody has cleared; others are left alone."""
+        for leaf, gradient in self._written:
+            if leaf.grad is not None and leaf.grad is gradient():
+                leaf.grad = None
+        self._written = []
+
+    def step(self) -> None:
+        """After the optimizer's step: on to the next turn; draws the graph anew when it is time."""
+        trained = self.plan().active if self._trained is None else list(dict.fromkeys(self._trained))
+        self._trained = None
+        self._schedule.step(trained)
+
+    def add_task(self, name: str) -> None:
+        """One more task from the next step on, which asks for a refresh.
+
+        Raises
+        ------
+        UserError
+            The name is taken.
+        """
+        self._schedule.add_task(name)
+
+    def remove_task(self, name: str) -> None:
+        """Raises UserError for an unknown task and for the last one."""
+        self._schedule.remove_task(name)
+        self._leaves.pop(name, None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and names; a resumed run goes on bit for bit. Take it between ``step`` and ``plan``."""
+        return self._schedule.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises UserError for a state of other tasks, settings or parameters."""
+        self._schedule.load_state_dict(state)
+
+
+def _named(parameters: Iterable[Any]) -> dict[str, Tensor]:
+    """By name, in order; frozen ones left out, tied ones once."""
+    named: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for number, entry in enumerate(parameters):
+        name, parameter = entry if isinstance(entry, tuple) else (f"number {number} {tuple(entry.shape)}", entry)
+        if not isinstance(parameter, Tensor):
+            raise UserError(f"shared_parameters: {name} is {type(parameter).__name__}; expected tensors")
+        if parameter.requires_grad and id(parameter) not in seen:
+            seen.add(id(parameter))
+            named[name] = parameter
+    if not named:
+        raise UserError("shared_parameters has no parameter that trains: tasks without any cannot interfere")
+    return named
+
+
+def _sketch(wish: int | str | None, sizes: Sequence[int], tasks: int, seed: int) -> CountSketch | None:
+    if wish == "auto":
+        wish = AUTO_SKETCH if sum(sizes) * max(1, tasks) > LARGEST_AVERAGES else None
+    if wish is None:
+        return None
+    if isinstance(wish, bool) or not isinstance(wish, int) or wish < 1:
+        raise UserError(f"sketch is {wish!r}; expected auto, None, or how many numbers to keep of a gradient")
+    return CountSketch(sizes, wish, seed)
+
+
+def _shown(loss: Any) -> str:
+    if not isinstance(loss, Tensor):
+        return type(loss).__name__
+    return f"shape {tuple(loss.shape)}" if loss.numel() != 1 else "one without a graph (requires_grad is false)"
