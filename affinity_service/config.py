@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from affinity_service.config_base import Execution, StageConfig
 from affinity_service.config_sources import Source
 from affinity_service.config_text import UniqueKeys, explain
+from affinity_service.config_training import MEASURED, MeasureConfig, MeasuringPart, ScheduleConfig
 from affinity_service.errors import UserError
 
 # What `auto` grows to at most.
@@ -117,8 +118,10 @@ class FitConfig(StageConfig):
 
 
 class AffinityConfig(StageConfig):
-    estimator: Literal["linearized", "trained", "auto"] = Field(
-        "linearized", description="from gradients, by fine-tuning every subset, or whichever is planned to be cheaper"
+    estimator: Literal["linearized", "trained", "auto", "lookahead", "first_order", "cosine"] = Field(
+        "linearized",
+        description="from gradients, by fine-tuning every subset, auto: whichever is planned to be cheaper; "
+        "lookahead, first_order and cosine are measured while the base model trains",
     )
 
 
@@ -228,6 +231,10 @@ class Config(StageConfig):
     gradients: GradientConfig = GradientConfig()
     fits: FitConfig = FitConfig()
     affinity: AffinityConfig = AffinityConfig()
+    measure: MeasureConfig = MeasureConfig()
+    schedule: ScheduleConfig | None = Field(
+        None, description="of the base model's training; all tasks in every step when absent"
+    )
     groups: GroupConfig = GroupConfig()
     group_models: GroupModelConfig = GroupModelConfig()
     validation: ValidationConfig = ValidationConfig()
@@ -251,6 +258,40 @@ class Config(StageConfig):
                 f"{self.gradients.reduction} cannot be carried back: use subspace or exact, or evaluate linearized"
             )
         return self
+
+    @model_validator(mode="after")
+    def _measured_affinities_predict_no_losses(self) -> Config:
+        if self.measured and self.groups.method == "direct":
+            raise ValueError(
+                f"groups.method direct needs predicted losses, which affinity.estimator {self.affinity.estimator} does "
+                "not give: use sdp, or estimator linearized"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _aggregator_has_its_gradients(self) -> Config:
+        if self.schedule is None or self.schedule.aggregator.lower() == "sum":
+            return self
+        if self.base.zero_stage or self.base.precision != "fp32" or self.base.accumulation > 1:
+            raise ValueError(
+                f"schedule.aggregator {self.schedule.aggregator} replaces gradients, which base.zero_stage 0, "
+                "precision fp32 and accumulation 1 leave whole; use those, or aggregator sum"
+            )
+        return self
+
+    @property
+    def measured(self) -> bool:
+        """Whether affinities are measured while the base model trains, in place of gradients and fits after it."""
+        return self.affinity.estimator in MEASURED
+
+    @property
+    def measuring(self) -> MeasuringPart | None:
+        """What the base model's training measures; None where it measures nothing."""
+        if not self.measured and not self.measure.always:
+            return None
+        own = self.measure
+        lookahead = own.always or self.affinity.estimator == "lookahead"
+        return MeasuringPart(every=own.every, step=own.step, batch=own.batch, shared=own.shared, lookahead=lookahead)
 
     @property
     def path_can_go(self) -> bool:

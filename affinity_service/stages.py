@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from affinity_service.artifacts import StudyFolder, fingerprint
@@ -24,6 +24,8 @@ class Stage:
         neither Ray nor DeepSpeed.
     version : counts changes of what the code computes.
     optional : runs only when it is itself the last stage asked for.
+    way : of the two ways to affinities, the one that the stage is on: from gradients of a trained base model, or
+        measured while it trains; both when empty.
     """
 
     name: str
@@ -34,16 +36,33 @@ class Stage:
     on_ray: bool = True
     version: int = 1
     optional: bool = False
+    way: str = ""
 
     def fingerprint(self, config: Config, identities: dict[str, str]) -> str:
-        parts = {name: getattr(config, name).fingerprint_part() for name in self.parts}
-        return fingerprint([self.name, self.version, parts, {need: identities[need] for need in self.needs}])
+        """Sections that the config leaves out, and needed stages that are not on its way, decide nothing."""
+        sections = {name: getattr(config, name) for name in self.parts}
+        parts = {name: section.fingerprint_part() for name, section in sections.items() if section is not None}
+        needs = {need: identities[need] for need in self.needs if need in identities}
+        return fingerprint([self.name, self.version, parts, needs])
 
 
+GRADIENTS, TRAINING = "gradients", "training"
 STAGES = (
-    Stage("base_model", ("model", "base"), ("suite",), ("base_model/",), "base_model:train_base_model"),
     Stage(
-        "gradients", ("gradients",), ("suite", "base_model"), ("gradients/",), "gradients:compute_gradients", version=3
+        "base_model",
+        ("model", "base", "measuring", "schedule"),
+        ("suite",),
+        ("base_model/",),
+        "base_model:train_base_model",
+    ),
+    Stage(
+        "gradients",
+        ("gradients",),
+        ("suite", "base_model"),
+        ("gradients/",),
+        "gradients:compute_gradients",
+        version=3,
+        way=GRADIENTS,
     ),
     # What is asked of a subset is the training of the base model's own section.
     Stage(
@@ -53,12 +72,31 @@ STAGES = (
         ("fits/",),
         "fits:fit_subsets_stage",
         version=4,
+        way=GRADIENTS,
     ),
-    Stage("affinity", (), ("fits",), ("affinity/",), "analysis:estimate_affinity", on_ray=False, version=2),
+    Stage(
+        "affinity",
+        (),
+        ("fits",),
+        ("affinity/",),
+        "analysis:estimate_affinity",
+        on_ray=False,
+        version=2,
+        way=GRADIENTS,
+    ),
+    Stage(
+        "affinity",
+        ("affinity", "measure"),
+        ("base_model.fingerprint",),
+        ("affinity/",),
+        "measured_affinity:average_measurements",
+        on_ray=False,
+        way=TRAINING,
+    ),
     Stage(
         "validation",
-        ("validation",),
-        ("suite", "base_model", "gradients", "fits"),
+        ("validation", "measuring"),
+        ("suite", "base_model", "gradients", "fits", "affinity"),
         # The true trainings in validation/ are named by what decides them and stay.
         ("fidelity.json",),
         "validation:validate",
@@ -82,12 +120,22 @@ STAGES = (
         on_ray=False,
     ),
 )
-STAGE_NAMES = tuple(stage.name for stage in STAGES)
+STAGE_NAMES = tuple(dict.fromkeys(stage.name for stage in STAGES))
 
 
-def check_stage_name(name: str) -> None:
-    if name not in STAGE_NAMES:
-        raise UserError(f"unknown stage `{name}`; the stages are {', '.join(STAGE_NAMES)}")
+def stages_of(config: Config) -> tuple[Stage, ...]:
+    """The stages on the config's way."""
+    way = TRAINING if config.measured else GRADIENTS
+    return tuple(stage for stage in STAGES if stage.way in ("", way))
+
+
+def check_stage_name(name: str, stages: Sequence[Stage] = STAGES) -> None:
+    """Raises UserError for a stage that does not exist, or is not on the config's way."""
+    names = list(dict.fromkeys(stage.name for stage in stages))
+    if name not in names:
+        raise UserError(
+            f"{'no' if name in STAGE_NAMES else 'unknown'} stage `{name}`; the stages are {', '.join(names)}"
+        )
 
 
 def identities_of(stage: Stage, folder: StudyFolder) -> dict[str, str]:
@@ -100,7 +148,7 @@ def identities_of(stage: Stage, folder: StudyFolder) -> dict[str, str]:
 def finished_stages(config: Config, suite_hash: str, folder: StudyFolder) -> Iterator[str]:
     """Names of the stages, from the first on, whose results belong to this config and suite."""
     identities = {"suite": suite_hash}
-    for stage in STAGES:
+    for stage in stages_of(config):
         if not folder.is_done(stage.name, stage.fingerprint(config, identities)):
             if stage.optional:
                 continue

@@ -13,10 +13,16 @@ from affinity_service.engine.train_job import TrainJob
 def train_base_model(context: StageContext) -> StageOutcome:
     config, suite, folder = context.config, context.suite, context.folder
     with progress_board(context.progress) as board:
-        job = TrainJob(ray.put(suite), config.model, config.base, tuple(range(len(suite.tasks))), board)
+        every = tuple(range(len(suite.tasks)))
+        job = TrainJob(
+            ray.put(suite), config.model, config.base, every, board,
+            measuring=config.measuring, schedule=config.schedule,
+        )  # fmt: skip
         trained = train_model(job, config.resources, context.scratch, "base")
     folder.write_bytes("base_model/model.safetensors", trained.weights)
     folder.write_bytes("base_model/second_moments.safetensors", trained.moments)
+    for name, content in trained.beside.items():
+        folder.write_bytes(f"base_model/{name}", content)
     history = {"best_epoch": trained.state.best_epoch + 1, "epochs": trained.state.history}
     folder.write_json("base_model/history.json", history)
     return StageOutcome(trained.state.flops, trained.state.world_size, identity=fingerprint(trained.weights.hex()))

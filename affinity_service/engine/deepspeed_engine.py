@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,7 +51,10 @@ def start(model: nn.Module, config: TrainConfig, local_rank: int) -> Any:
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """An object: naming an optimizer in the settings makes DeepSpeed compile its own."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    return _optimizer_over([p for p in model.parameters() if p.requires_grad], config)
+
+
+def _optimizer_over(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
     common: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, momentum=config.momentum, **common)
@@ -64,18 +68,51 @@ def full_state(engine: Any, config: TrainConfig) -> tuple[dict[str, Tensor], dic
     weights, moments = {}, {}
     for name, parameter in engine.module.named_parameters():
         partitioned = hasattr(parameter, "_hp_mapping") or hasattr(parameter, "ds_id")
-        if partitioned:
-            weight = safe_get_full_fp32_param(parameter)
-            moment = safe_get_full_optimizer_state(parameter, "exp_avg_sq") if has_moments else None
-        else:
-            weight = parameter.detach()
-            moment = engine.optimizer.state[parameter].get("exp_avg_sq")
+        weight = safe_get_full_fp32_param(parameter) if partitioned else parameter.detach()
+        moment = _optimizer_state(engine, parameter, "exp_avg_sq") if has_moments else None
         weights[name] = weight.float().cpu().clone().view(parameter_shape(parameter))
         # A head that never took part in a step has no moment yet.
         moments[name] = (
             torch.zeros_like(weights[name]) if moment is None else moment.float().cpu().clone().view_as(weights[name])
         )
     return weights, moments
+
+
+def current_weights(engine: Any) -> dict[str, Tensor]:
+    """Whole float32 weights by name, where the model is; of stage 3 gathered, so every rank must call it."""
+    return {
+        name: (safe_get_full_fp32_param(p) if hasattr(p, "ds_id") else p.detach()).float().view(parameter_shape(p))
+        for name, p in engine.module.named_parameters()
+    }
+
+
+def plain_optimizer(
+    engine: Any, config: TrainConfig, weights: Mapping[str, Tensor], names: Sequence[str]
+) -> tuple[torch.optim.Optimizer, dict[str, nn.Parameter]]:
+    """An optimizer like the engine's, with copies of its state, over float32 parameters of these names. Every rank must
+    call it."""
+    parameters = {name: nn.Parameter(weights[name].clone()) for name in names}
+    optimizer = _optimizer_over(list(parameters.values()), config)
+    keys = ("exp_avg", "exp_avg_sq") if config.optimizer == "adamw" else ("momentum_buffer",)
+    own = dict(engine.module.named_parameters())
+    for name, parameter in parameters.items():
+        state = {key: _optimizer_state(engine, own[name], key) for key in keys}
+        if all(value is not None for value in state.values()):
+            filled = {
+                key: value.float().to(parameter).view_as(parameter).clone()
+                for key, value in state.items()
+                if value is not None
+            }
+            step = {"step": torch.tensor(float(engine.global_steps))} if config.optimizer == "adamw" else {}
+            optimizer.state[parameter] = {**step, **filled}
+    return optimizer, parameters
+
+
+def _optimizer_state(engine: Any, parameter: nn.Parameter, key: str) -> Tensor | None:
+    """Whole, also where ranks hold parts of it; None before the first step."""
+    if hasattr(parameter, "_hp_mapping") or hasattr(parameter, "ds_id"):
+        return safe_get_full_optimizer_state(parameter, key)
+    return engine.optimizer.state[parameter].get(key)
 
 
 def parameter_shape(parameter: nn.Parameter) -> torch.Size:

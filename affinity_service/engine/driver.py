@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import time
+from collections.abc import Sequence
 
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
@@ -13,7 +14,7 @@ from affinity_service.errors import UserError
 from affinity_service.lock import driver_lock
 from affinity_service.planning import refuse_if_too_large
 from affinity_service.reporter import Reporter
-from affinity_service.stages import STAGES, Stage, check_stage_name, identities_of
+from affinity_service.stages import Stage, check_stage_name, identities_of, stages_of
 from affinity_service.tasks import Suite, load_suite
 from affinity_service.version import provenance
 
@@ -28,14 +29,15 @@ def run_study(
     UserError
         The data or the config cannot be used; finished stages stay as they are.
     """
-    check_stage_name(until)
+    stages = stages_of(config)
+    check_stage_name(until, stages)
     suite = load_suite(config.data)
     _check_fit_for(config, suite)
     identities = {"suite": suite.content_hash}
     described = False
     with contextlib.ExitStack() as stack:
         check_lock = stack.enter_context(driver_lock(folder))
-        for stage in STAGES:
+        for stage in stages:
             if stage.optional and stage.name != until:
                 continue
             wanted = stage.fingerprint(config, identities)
@@ -44,7 +46,7 @@ def run_study(
             if not described:
                 # A cluster's memory is not this machine's. What is refused must not leave its config behind.
                 if not done and address is None and not stage.optional:
-                    refuse_if_too_large(config, suite, folder, stage.name, _last_planned(until))
+                    refuse_if_too_large(config, suite, folder, stage.name, _last_planned(until, stages))
                 _describe(config, folder, suite)
                 described = True
             if done:
@@ -60,10 +62,10 @@ def run_study(
                 break
 
 
-def _last_planned(until: str) -> str:
+def _last_planned(until: str, stages: Sequence[Stage]) -> str:
     """Optional stages are in no plan: the last one before them is."""
-    names = [stage.name for stage in STAGES if not stage.optional or stage.name == until]
-    return names[names.index(until) - 1] if any(s.optional and s.name == until for s in STAGES) else until
+    names = [stage.name for stage in stages if not stage.optional or stage.name == until]
+    return names[names.index(until) - 1] if any(s.optional and s.name == until for s in stages) else until
 
 
 def _check_fit_for(config: Config, suite: Suite) -> None:
@@ -105,7 +107,7 @@ def _run_stage(
     }
     folder.complete(stage.name, wanted, stage.outputs, timing, outcome.identity)
     remove_scratch(scratch)
-    manifests = (folder.manifest(each.name) for each in STAGES)
+    manifests = (folder.manifest(each.name) for each in stages_of(config))
     folder.write_json("timings.json", {"stages": [m["timing"] for m in manifests if m is not None]})
     return seconds
 

@@ -25,11 +25,13 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """The best epoch of a training. ``weights`` and ``moments`` are safetensors bytes, float32, whole."""
+    """The best epoch of a training. ``weights`` and ``moments`` are safetensors bytes, float32, whole; ``beside`` has
+    the tables by file name that what was measured and scheduled has left."""
 
     weights: bytes
     moments: bytes
     state: TrainState
+    beside: dict[str, bytes]
 
 
 @ray.remote(num_cpus=0)
@@ -120,4 +122,5 @@ def train_model(job: TrainJob, resources: ResourceConfig, storage: str, name: st
                 f"training of {name} diverged in epoch {state.epoch + 1}: the loss is no longer finite; lower "
                 f"base.learning_rate ({job.train.learning_rate:g}) or set base.gradient_clipping"
             )
-        return Trained(Path(directory, WEIGHTS).read_bytes(), Path(directory, MOMENTS).read_bytes(), state)
+        beside = {path.name: path.read_bytes() for path in Path(directory).glob("*.parquet")}
+        return Trained(Path(directory, WEIGHTS).read_bytes(), Path(directory, MOMENTS).read_bytes(), state, beside)

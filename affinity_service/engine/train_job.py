@@ -8,6 +8,7 @@ from typing import Any
 import ray
 
 from affinity_service.config import MLPConfig, TrainConfig
+from affinity_service.config_training import MeasuringPart, ScheduleConfig
 
 # Files of a checkpoint.
 STATE, WEIGHTS, MOMENTS, ENGINE = "state.json", "model.safetensors", "second_moments.safetensors", "engine"
@@ -24,6 +25,9 @@ class TrainJob:
     progress: Any = None
     # Weights to start from, safetensors bytes; those of the seed when None.
     initial: bytes | None = None
+    # What is measured, and which tasks take turns, while it trains.
+    measuring: MeasuringPart | None = None
+    schedule: ScheduleConfig | None = None
 
 
 @dataclass

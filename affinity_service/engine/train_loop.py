@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 import time
@@ -20,7 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from affinity_service.engine import deepspeed_engine
+from affinity_service.engine.measuring import PlainModel, Recorder
 from affinity_service.engine.train_job import ENGINE, MOMENTS, STATE, WEIGHTS, TrainJob, TrainState
+from affinity_service.engine.turns import Turns, drop_untrained, write_gradient
 from affinity_service.evaluation.flops import pass_flops
 from affinity_service.models import TaskLosses, build_model
 from affinity_service.models.losses import task_weights
@@ -49,10 +52,22 @@ class _Worker:
         if job.initial is not None:
             model.load_state_dict(load_safetensors(job.initial))
         self.flops = pass_flops(model, suite.inputs.shape[1:])
+        self.recorder, self.turns = self._beside(copy.deepcopy(model))
         self.engine = deepspeed_engine.start(model.to(self.device), self.config, context.get_local_rank())
         stage = deepspeed_engine.effective_stage(self.config)
         self.state = TrainState(world_size=self.world, zero_stage=stage)
         self.best: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
+
+    def _beside(self, model: torch.nn.Module) -> tuple[Recorder | None, Turns | None]:
+        """What measures and schedules, with a plain copy of the model."""
+        job, recorder, turns = self.job, None, None
+        if job.measuring is not None:
+            plain = PlainModel(model, self.suite, job.measuring.shared, self.device)
+            recorder = Recorder(plain, job.measuring, self.config, self.rank, self.world)
+        if job.schedule is not None:
+            plain = PlainModel(model, self.suite, job.schedule.shared, self.device)
+            turns = Turns(plain, job.schedule, self.suite.names)
+        return recorder, turns
 
     def run(self) -> None:
         self._restore()
@@ -89,9 +104,16 @@ class _Worker:
         self.engine.train()
         total, batches = 0.0, 0
         for batch in epoch_batches(self.rows, self.config.batch_size, self.config.seed, self.state.epoch):
-            for micro in np.array_split(batch[self.rank :: self.world], self.config.accumulation):
-                total += self._micro_step(micro)
-                batches += 1
+            mine = batch[self.rank :: self.world]
+            if self.recorder is not None and self.recorder.due(self.state.steps):
+                self.recorder.record(self.engine, self.state.steps, self.state.epoch, mine)
+                self.state.flops += self.recorder.flops(self.flops.forward, len(batch))
+            micros = np.array_split(mine, self.config.accumulation)
+            if self.turns is None:
+                total += sum(self._micro_step(micro) for micro in micros)
+            else:
+                total += self._turn(self.turns, mine, micros)
+            batches += len(micros)
             self.state.steps += 1
             self.state.flops += float(self.flops.training * len(batch))
         return self._mean_over_ranks(total / batches)
@@ -102,6 +124,27 @@ class _Worker:
         self.engine.backward(loss)
         self.engine.step()
         return float(loss.detach())
+
+    def _turn(self, turns: Turns, mine: np.ndarray, micros: list[np.ndarray]) -> float:
+        """An optimizer step on the tasks whose turn it is."""
+        plan, active = turns.plan()
+        gradient = turns.gradients(self.engine, plan, active, mine)
+        losses = TaskLosses([self.suite.tasks[task] for task in active])
+        total = 0.0
+        for micro in micros:
+            inputs = torch.as_tensor(self.suite.inputs[micro], device=self.device, dtype=self.dtype)
+            labels = torch.as_tensor(self.suite.labels[micro][:, active], device=self.device)
+            each = losses(self.engine(inputs, active).float(), labels)
+            loss = (each * self.weights[active]).sum() / len(micro)
+            self.engine.backward(loss)
+            drop_untrained(self.engine.module, set(active))
+            if gradient is not None:
+                write_gradient(self.engine, turns.plain.shared, gradient)
+            self.engine.step()
+            # As of all tasks: the mean over those that train stands for the others.
+            total += float(loss.detach()) * len(self.suite.tasks) / len(active)
+        turns.step(active)
+        return total
 
     def _forward(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         inputs = torch.as_tensor(self.suite.inputs[rows], device=self.device, dtype=self.dtype)
@@ -147,6 +190,9 @@ class _Worker:
                 if self.best is not None:
                     save_file(self.best[0], Path(directory, WEIGHTS))
                     save_file(self.best[1], Path(directory, MOMENTS))
+                for beside in (self.recorder, self.turns):
+                    if beside is not None:
+                        beside.save(directory)
                 Path(directory, STATE).write_text(json.dumps(asdict(self.state)))
                 if self.job.progress is not None:
                     self.job.progress.update.remote(self.state.epoch, self.config.epochs, f"validation {loss:.4f}")
@@ -164,5 +210,8 @@ class _Worker:
             self.state = state
             if state.best_epoch >= 0:
                 self.best = (load_file(Path(directory, WEIGHTS)), load_file(Path(directory, MOMENTS)))
+            for beside in (self.recorder, self.turns):
+                if beside is not None:
+                    beside.restore(directory)
             if not state.diverged:
                 self.engine.load_checkpoint(directory, tag=ENGINE)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from affinity_service.errors import UserError
+
+# Averages of more numbers than this (a quarter of a GiB) are kept as sketches of so many each.
+_LARGEST, _AUTOMATIC = 1 << 26, 4096
 
 
 class CountSketch:
@@ -36,3 +42,28 @@ class CountSketch:
             place, sign = place.to(gradient.device), sign.to(gradient.device)
             self._places[index] = place, sign
         into.index_add_(0, place, gradient.reshape(-1).to(into.dtype) * sign)
+
+    def rows(self, gradients: Tensor, sizes: Sequence[int]) -> Tensor:
+        """(n, D) sketches of whole gradients (n, p) over parameters of these sizes."""
+        out = gradients.new_zeros(len(gradients), self.dimension)
+        for row, into in zip(gradients, out, strict=True):
+            for index, part in enumerate(row.split(list(sizes))):
+                self.add(index, part, into)
+        return out
+
+
+def sketch_of(wish: int | Literal["auto"] | None, sizes: Sequence[int], tasks: int, seed: int) -> CountSketch | None:
+    """The sketch asked for; with auto, one where the gradients of all tasks would take too much memory.
+
+    Raises
+    ------
+    UserError
+        The wish is none of auto, None and a positive number.
+    """
+    if wish == "auto":
+        wish = _AUTOMATIC if sum(sizes) * max(1, tasks) > _LARGEST else None
+    if wish is None:
+        return None
+    if isinstance(wish, bool) or not isinstance(wish, int) or wish < 1:
+        raise UserError(f"sketch is {wish!r}; expected auto, None, or how many numbers to keep of a gradient")
+    return CountSketch(sizes, wish, seed)

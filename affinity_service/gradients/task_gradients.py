@@ -51,12 +51,16 @@ def task_gradients(
     return TaskGradients(rows, reached)
 
 
+def ranks(group: Any = None) -> int:
+    """Data-parallel processes in the group; 1 where there is none."""
+    running = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size(group) if running else 1
+
+
 def mean_over_ranks(values: Tensor, group: Any = None) -> Tensor:
     """The mean over data-parallel ranks, in place. Gradients are averaged, never cosines: only so do two ranks give
     what one process gives."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        world = torch.distributed.get_world_size(group)
-        if world > 1:
-            torch.distributed.all_reduce(values, group=group)
-            values /= world
+    if ranks(group) > 1:
+        torch.distributed.all_reduce(values, group=group)
+        values /= ranks(group)
     return values

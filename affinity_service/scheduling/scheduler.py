@@ -10,15 +10,12 @@ import torch
 from torch import Tensor
 
 from affinity_service.errors import UserError
-from affinity_service.gradients.sketch import CountSketch
-from affinity_service.gradients.task_gradients import mean_over_ranks, task_gradients
+from affinity_service.gradients.sketch import sketch_of
+from affinity_service.gradients.task_gradients import mean_over_ranks, ranks, task_gradients
 from affinity_service.scheduling.aggregators import Aggregator, named_aggregator
 from affinity_service.scheduling.leaves import leaves_of
 from affinity_service.scheduling.schedule import Plan, Refresh, Schedule
 from affinity_service.scheduling.settings import ScheduleSettings
-
-# Averages of more numbers than this (a quarter of a GiB) are kept as sketches of so many each.
-LARGEST_AVERAGES, AUTO_SKETCH = 1 << 26, 4096
 
 
 class InterferenceScheduler:
@@ -89,7 +86,7 @@ class InterferenceScheduler:
         named = _named(shared_parameters)
         self._names, self._shared = list(named), list(named.values())
         sizes = [parameter.numel() for parameter in self._shared]
-        self._sketch = _sketch(sketch, sizes, len(tasks), seed)
+        self._sketch = sketch_of(sketch, sizes, len(tasks), seed)
         width = sum(sizes) if self._sketch is None else self._sketch.dimension
         self._schedule = Schedule(tasks, width, settings, self._shared[0].device)
         self._aggregate = named_aggregator(aggregator) if isinstance(aggregator, str) else aggregator
@@ -154,20 +151,13 @@ class InterferenceScheduler:
         rows = mean_over_ranks(found.rows, self._group)
         if tracked:
             own = rows[: len(tracked)]
-            self._schedule.measured(tracked, self._sketched(own) if whole and self._sketch is not None else own)
+            if whole and self._sketch is not None:
+                own = self._sketch.rows(own, [parameter.numel() for parameter in self._shared])
+            self._schedule.measured(tracked, own)
         if not active:
             return None
         assert self._aggregate is not None
         return self._aggregate(rows[[needed.index(name) for name in active]])
-
-    def _sketched(self, rows: Tensor) -> Tensor:
-        assert self._sketch is not None
-        out = rows.new_zeros(len(rows), self._sketch.dimension)
-        for row, into in zip(rows, out, strict=True):
-            parts = row.split([parameter.numel() for parameter in self._shared])
-            for index, part in enumerate(parts):
-                self._sketch.add(index, part, into)
-        return out
 
     def _check_reached(self, reached: Tensor, names: list[str]) -> None:
         """A shared parameter that no task trains is a mistake in the list; only a batch of all tasks can tell."""
@@ -199,7 +189,7 @@ class InterferenceScheduler:
         shared = {id(parameter) for parameter in self._shared}
         private = [leaf for leaf in leaves if id(leaf) not in shared]
         before = [parameter.grad for parameter in self._shared]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if ranks(self._group) > 1:
             # A parallel wrapper waits for all its parameters, so the whole pass is made and its shared part dropped.
             for parameter in self._shared:
                 parameter.grad = None
@@ -262,16 +252,6 @@ def _named(parameters: Iterable[Any]) -> dict[str, Tensor]:
     if not named:
         raise UserError("shared_parameters has no parameter that trains: tasks without any cannot interfere")
     return named
-
-
-def _sketch(wish: int | str | None, sizes: Sequence[int], tasks: int, seed: int) -> CountSketch | None:
-    if wish == "auto":
-        wish = AUTO_SKETCH if sum(sizes) * max(1, tasks) > LARGEST_AVERAGES else None
-    if wish is None:
-        return None
-    if isinstance(wish, bool) or not isinstance(wish, int) or wish < 1:
-        raise UserError(f"sketch is {wish!r}; expected auto, None, or how many numbers to keep of a gradient")
-    return CountSketch(sizes, wish, seed)
 
 
 def _shown(loss: Any) -> str:

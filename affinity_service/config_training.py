@@ -1,0 +1,74 @@
+"""Config of what is measured and scheduled while the base model trains."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from affinity_service.config_base import StageConfig
+
+# Affinities that come from the joint training itself (TAG), not from gradients at its end.
+MEASURED = ("lookahead", "first_order", "cosine")
+
+
+class MeasureConfig(StageConfig):
+    """How affinities are measured while the base model trains (TAG, arXiv 2109.04617)."""
+
+    every: int = Field(10, ge=1, description="optimizer steps from one measurement to the next")
+    step: Literal["sgd", "optimizer"] = Field(
+        "sgd", description="the lookahead step: plain SGD at the base learning rate, or the run's own optimizer's"
+    )
+    batch: Literal["training", "held_out"] = Field(
+        "training", description="where receivers' losses are taken: on the step's own batch, or on validation examples"
+    )
+    window: tuple[float, float] = Field(
+        (0.0, 1.0), description="part of the training up to its best epoch over which measurements are averaged"
+    )
+    shared: list[str] = Field([], description="patterns of shared parameter names; all outside the heads when empty")
+    always: bool = Field(
+        False, description="measure also where affinity.estimator needs it not, for `affinity validate` to compare"
+    )
+
+    @field_validator("window")
+    @classmethod
+    def _window_ordered(cls, window: tuple[float, float]) -> tuple[float, float]:
+        low, high = window
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"window {low:g}, {high:g} must satisfy 0 <= from < to <= 1")
+        return window
+
+
+class MeasuringPart(StageConfig):
+    """What of it decides the measurements: how they are averaged afterwards does not."""
+
+    every: int
+    step: Literal["sgd", "optimizer"]
+    batch: Literal["training", "held_out"]
+    shared: list[str]
+    lookahead: bool
+
+
+class ScheduleConfig(StageConfig):
+    """Which tasks the base model trains in which step (SON-GOKU, arXiv 2509.16959)."""
+
+    tau: float = Field(0.25, ge=-1, le=1, description="tasks conflict where −cos of their gradients exceeds it")
+    refresh: int = Field(32, ge=1, description="steps from one drawing of the interference graph to the next")
+    beta: float = Field(0.9, ge=0, lt=1, description="of the moving averages, per measurement")
+    warmup: int = Field(0, ge=0, description="steps with all tasks together")
+    anneal: int = Field(0, ge=0, description="steps in which the threshold falls to tau after the warm-up")
+    quantile: float | None = Field(None, ge=0, le=1, description="share of all pairs that shall conflict, not tau")
+    coverage: float = Field(0.0, ge=0, le=1, description="least share of the steps that each task shall get")
+    probes: int = Field(1, ge=1, description="steps before each refresh whose gradients of all tasks are averaged")
+    track: Literal["refresh", "active"] = Field("refresh", description="measure at refreshes, or active ones always")
+    split: bool = Field(False, description="two averages in turns, whose products noise does not bias")
+    sketch: int | Literal["auto"] | None = Field("auto", description="numbers kept of a gradient; null: all of it")
+    aggregator: str = Field("sum", description="of the active tasks' gradients: sum, or one of torchjd's")
+    shared: list[str] = Field([], description="patterns of shared parameter names; all outside the heads when empty")
+    seed: int = Field(0, ge=0, description="of the sketch")
+
+    @model_validator(mode="after")
+    def _probes_fit(self) -> ScheduleConfig:
+        if self.probes > self.refresh:
+            raise ValueError(f"probes {self.probes} is more than the {self.refresh} steps between refreshes")
+        return self

@@ -1,0 +1,53 @@
+"""The affinity stage of a study whose affinities were measured while the base model trained."""
+
+from __future__ import annotations
+
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from affinity_service.affinity.matrix import AffinityMatrix
+from affinity_service.affinity.measured import average_history, history_of, inside_window
+from affinity_service.artifacts import StudyFolder
+from affinity_service.config import Config
+from affinity_service.engine.context import StageContext, StageOutcome
+from affinity_service.errors import UserError
+from affinity_service.tables import write_table
+
+HISTORY = "base_model/measurements.parquet"
+
+
+def read_history(folder: StudyFolder) -> pa.Table | None:
+    """The measurements of the base model's training; None where it measured nothing."""
+    if not folder.exists(HISTORY):
+        return None
+    return pq.read_table(io.BytesIO(folder.read_bytes(HISTORY)))
+
+
+def measured_matrix(config: Config, folder: StudyFolder, names: list[str], measure: str) -> AffinityMatrix:
+    """One measure averaged over the config's window."""
+    table = read_history(folder)
+    assert table is not None, "the base model was trained to measure"
+    best = int(folder.read_json("base_model/history.json")["best_epoch"]) - 1
+    inside = inside_window(table, best, config.measure.window)
+    if not inside.any():
+        raise UserError(
+            f"measure.window {config.measure.window} holds none of the {len(table)} measurements up to the best epoch "
+            f"({best + 1}); widen it, or lower measure.every ({config.measure.every})"
+        )
+    return average_history(names, history_of(table, measure, len(names))[inside])
+
+
+def average_measurements(context: StageContext) -> StageOutcome:
+    config, names = context.config, context.suite.names
+    matrix = measured_matrix(config, context.folder, names, config.affinity.estimator)
+    table = read_history(context.folder)
+    assert table is not None
+    if int(matrix.subsets.min()) < int(matrix.subsets.max()):
+        context.warn(
+            f"some pairs were measured {int(matrix.subsets.min())} times and others {int(matrix.subsets.max())}: "
+            "batches without examples of a task, or with gradients that are not finite, are left out"
+        )
+    write_table(context.folder, "affinity/matrix.parquet", matrix.to_table())
+    return StageOutcome(flops=float(len(table) * len(names) ** 2), workers=1)

@@ -1,0 +1,161 @@
+"""The instrument of TAG and SON-GOKU: what one batch says of all tasks at the weights as they are, without a trace.
+
+It never touches what it measures: weights are passed in (``torch.func.functional_call``), buffers such as BatchNorm's
+statistics are copies, random numbers are put back, gradients come from ``torch.autograd.grad``. Optimizer, ``.grad``,
+loss scaling and accumulation are not involved at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from affinity_service.errors import UserError
+from affinity_service.gradients.task_gradients import ranks, task_gradients
+
+# (model, batch) → summed losses (T,) and numbers of examples (T,) of the batch per task.
+LossSums = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
+# Numbers of all copies of the shared weights that are evaluated at a time.
+_COPIES = 1 << 26
+
+
+@dataclass(frozen=True)
+class Measured:
+    """rows (T, p): gradients of the tasks' mean losses over all ranks' examples with respect to the shared weights;
+    losses (T,). NaN for a task without examples in the batch, and where either is not finite. counts (T,): examples.
+    """
+
+    rows: Tensor
+    losses: Tensor
+    counts: Tensor
+
+
+class Instrument:
+    """Measures a model of which several tasks share weights.
+
+    Parameters
+    ----------
+    model : whose structure and modes (train or eval) are used; its weights only where none are passed in.
+    losses : summed losses and counts per task of a batch.
+    shared : names of the shared parameters.
+    group : data-parallel ranks that each hold a part of the batch; every rank must call alike.
+
+    Raises
+    ------
+    UserError
+        No shared parameter, or an unknown one.
+    """
+
+    def __init__(self, model: nn.Module, losses: LossSums, shared: Sequence[str], group: Any = None) -> None:
+        known = dict(model.named_parameters())
+        unknown = [name for name in shared if name not in known]
+        if unknown:
+            raise UserError(
+                f"shared parameter {unknown[0]!r} is not one of the model's: {', '.join(list(known)[:8])} …"
+            )
+        if not shared:
+            raise UserError("the model has no shared parameters: tasks without any cannot help or harm each other")
+        self.shared = list(shared)
+        self.shapes = [known[name].shape for name in self.shared]
+        self.sizes = [known[name].numel() for name in self.shared]
+        self._model, self._holder, self._group = model, _Holder(model, losses), group
+        self._stacked = True
+
+    def gradients(self, batch: Any, weights: Mapping[str, Tensor] | None = None) -> Measured:
+        """Gradients and losses of the batch at the weights (those of the model when None)."""
+        values = self._detached(weights)
+        leaves = [values[name].requires_grad_() for name in self.shared]
+        with torch.enable_grad(), self._untouched() as restart:
+            restart()
+            sums, counts = self._call(values, batch)
+            rows = task_gradients(list(sums), leaves).rows
+        counts = self._summed(counts.to(rows.device, torch.float32))
+        rows = self._summed(rows) / counts[:, None]
+        losses = self._summed(sums.detach().float()) / counts
+        bad = ~(rows.isfinite().all(dim=1) & losses.isfinite())
+        return Measured(rows.masked_fill(bad[:, None], torch.nan), losses.masked_fill(bad, torch.nan), counts)
+
+    @torch.no_grad()
+    def losses_after(self, steps: Tensor, batch: Any, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """(n, T) mean losses of the batch after each of n steps (n, p) of the shared weights, heads fixed."""
+        values = self._detached(weights)
+        size = max(1, _COPIES // steps.shape[1])
+        with self._untouched() as restart:
+            parts = [self._after(part, values, batch, restart) for part in steps.split(size)]
+        sums, counts = (torch.cat(each) for each in zip(*parts, strict=True))
+        return self._summed(sums) / self._summed(counts)
+
+    def _after(
+        self, steps: Tensor, values: dict[str, Tensor], batch: Any, restart: Callable[[], None]
+    ) -> tuple[Tensor, Tensor]:
+        def moved(step: Tensor) -> tuple[Tensor, Tensor]:
+            own = dict(values)
+            for name, part, shape in zip(self.shared, step.split(self.sizes), self.shapes, strict=True):
+                own[name] = values[name] + part.view(shape).to(values[name].dtype)
+            sums, counts = self._call(own, batch)
+            return sums.float(), counts.float()
+
+        if self._stacked:
+            try:
+                restart()
+                return torch.func.vmap(moved, randomness="same")(steps)
+            except RuntimeError:
+                # An operation without a batching rule, or one that writes to a buffer: one copy at a time from now on.
+                self._stacked = False
+        found = []
+        for step in steps:
+            # The same dropout masks for every copy.
+            restart()
+            found.append(moved(step))
+        sums, counts = zip(*found, strict=True)
+        return torch.stack(sums), torch.stack(counts)
+
+    def _call(self, values: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, Tensor]:
+        buffers = {f"model.{name}": buffer.clone() for name, buffer in self._model.named_buffers()}
+        named = {f"model.{name}": value for name, value in values.items()}
+        return torch.func.functional_call(self._holder, {**named, **buffers}, (batch,))
+
+    def _detached(self, weights: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        return {
+            name: (parameter if weights is None else weights[name]).detach()
+            for name, parameter in self._model.named_parameters()
+        }
+
+    @contextmanager
+    def _untouched(self) -> Iterator[Callable[[], None]]:
+        """Random numbers as they were, afterwards; what it gives puts them back in between."""
+        device = next(self._model.parameters()).device
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            state = torch.get_rng_state()
+            on_device = [torch.cuda.get_rng_state(each) for each in devices]
+
+            def restart() -> None:
+                torch.set_rng_state(state)
+                for each, own in zip(devices, on_device, strict=True):
+                    torch.cuda.set_rng_state(own, each)
+
+            yield restart
+
+    def _summed(self, values: Tensor) -> Tensor:
+        if ranks(self._group) > 1:
+            values = values.contiguous()
+            torch.distributed.all_reduce(values, group=self._group)
+        return values
+
+
+class _Holder(nn.Module):
+    """Makes of the loss a module's forward, so that weights can be passed in."""
+
+    def __init__(self, model: nn.Module, losses: LossSums) -> None:
+        super().__init__()
+        self.model = model
+        self._losses = losses
+
+    def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
+        return self._losses(self.model, batch)
