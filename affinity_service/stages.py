@@ -155,3 +155,9 @@ def finished_stages(config: Config, suite_hash: str, folder: StudyFolder) -> Ite
             return
         yield stage.name
         identities |= identities_of(stage, folder)
+
+
+def estimates_identity(config: Config, folder: StudyFolder) -> str | None:
+    """Stands for the estimates that the folder holds: those of the fits, or what was measured in the training."""
+    manifest = folder.manifest("base_model" if config.measured else "fits")
+    return None if manifest is None else manifest["fingerprint" if config.measured else "identity"]

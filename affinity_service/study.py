@@ -176,6 +176,7 @@ class Study:
         UserError
             No task, a repeated task or one that the study does not know.
         """
+        self._require_losses("predict")
         known = self.known_tasks
         subset = task_index(tasks, known)
         self.require("affinity")
@@ -218,6 +219,7 @@ class Study:
         UserError
             The name is taken, the labels do not fit, or the study trains its subsets instead of estimating them.
         """
+        self._require_losses("add_task")
         self.require("fits")
         if resolved(self.config, self.folder).affinity.estimator == "trained":
             raise UserError(
@@ -260,6 +262,7 @@ class Study:
         UserError
             A task that the study does not know, or a size below 1.
         """
+        self._require_losses("best_partners")
         known = self.known_tasks
         (target,) = task_index([task], known)
         if size < 1:
@@ -332,6 +335,8 @@ class Study:
         centred = centre_rows(self.affinity.affinity, centre)
         if shrink:
             centred = shrink_rows(centred, self.affinity.contrast_error())
+        if method == "direct":
+            self._require_losses("method direct")
         constraints = Constraints.named(self.tasks, min_size, max_size, must_link, cannot_link)
         clusters = "sdp" if method == "direct" else method
         grouping: Grouping = cluster(centred, k, clusters, seed=seed, constraints=constraints)
@@ -361,6 +366,7 @@ class Study:
         self.require("affinity")
         budget = checked_integer(budget, "budget", 1, None)
         affinity = self.affinity.affinity
+        self._require_losses("networks")
         if method == "pairs":
             pairs = select_networks(affinity, budget, singleton_score=np.diag(affinity))
             predicted = self._losses([tuple(group) for group in pairs.groups])
@@ -382,6 +388,14 @@ class Study:
     @property
     def report_path(self) -> str:
         return f"{self.folder.root}/report/index.html"
+
+    def _require_losses(self, what: str) -> None:
+        if self.config.measured:
+            raise UserError(
+                f"{what}: this study's affinities were measured while training (affinity.estimator "
+                f"{self.config.affinity.estimator}): they rank partners, but predict no losses; `group` works on them, "
+                "for losses run the study with estimator linearized"
+            )
 
     def require(self, stage: str) -> None:
         """Raise unless the stage is finished for the config and suite that the study holds now."""

@@ -107,7 +107,7 @@ def measure_step(
             where = batch if receivers is None else receivers
             # The losses before are taken along, so that both see the same dropout masks.
             after = instrument.losses_after(torch.cat([torch.zeros_like(rows[:1]), steps]), where, weights)
-            found[:, known] = _lowered(after[0], after[1:].T)
+            found[:, known] = _lowered(after[0], after[1:].T).to(found)
     return StepAffinity(found, first_order, cosine, heard.losses)
 
 

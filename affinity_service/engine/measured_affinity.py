@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from affinity_service.affinity.matrix import AffinityMatrix
-from affinity_service.affinity.measured import average_history, history_of, inside_window
+from affinity_service.affinity.lookahead import MEASURES
+from affinity_service.affinity.measured import average_history, history_of, inside_window, losses_by_scores
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.engine.context import StageContext, StageOutcome
@@ -51,3 +55,26 @@ def average_measurements(context: StageContext) -> StageOutcome:
         )
     write_table(context.folder, "affinity/matrix.parquet", matrix.to_table())
     return StageOutcome(flops=float(len(table) * len(names) ** 2), workers=1)
+
+
+def measured_losses(
+    config: Config,
+    folder: StudyFolder,
+    names: list[str],
+    base: NDArray[np.float64],
+    subsets: Sequence[Sequence[int]],
+) -> dict[str, NDArray[np.float64]]:
+    """(M, T) what every measure of the base model's training says of the subsets, as ``tag_lookahead`` and so on, and
+    as ``estimate`` the one that the study's matrix is of; empty where nothing was measured."""
+    table = read_history(folder)
+    if table is None or config.measuring is None:
+        return {}
+    found = {}
+    for measure in MEASURES:
+        if table[measure].null_count == 0:
+            matrix = measured_matrix(config, folder, names, measure).affinity
+            losses = losses_by_scores(matrix, base, subsets, relative=measure != "cosine")
+            found[f"tag_{measure}"] = losses
+            if config.affinity.estimator == measure:
+                found["estimate"] = losses
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from affinity_service.affinity.build import base_model, base_weights, device_here, study_estimator
-from affinity_service.affinity.calibration import probe_subsets, read_calibration
+from affinity_service.affinity.calibration import Calibration, probe_subsets, read_calibration
 from affinity_service.affinity.estimates import Moment, SubsetEstimates, stated_moment
 from affinity_service.affinity.first_order import first_order_losses
 from affinity_service.affinity.linearized import LinearizedEstimator
@@ -23,6 +24,7 @@ from affinity_service.artifacts import StudyFolder, fingerprint
 from affinity_service.config import Config
 from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.fits import Inputs, load_inputs
+from affinity_service.engine.measured_affinity import measured_losses
 from affinity_service.engine.placement import workers_with_room
 from affinity_service.engine.pool import TASK_RETRIES, map_unordered, result
 from affinity_service.engine.session import actor_options
@@ -31,6 +33,7 @@ from affinity_service.evaluation.cost import cost_ratios
 from affinity_service.evaluation.fidelity import compare, coverage, row_means
 from affinity_service.evaluation.fine_tuning import FineTuned, FineTuner, seeds_of
 from affinity_service.evaluation.stacked import split_losses
+from affinity_service.stages import estimates_identity
 from affinity_service.tables import read_metadata, read_table, write_table
 from affinity_service.tasks.suite import VALIDATION, Suite
 
@@ -137,14 +140,35 @@ def read_truth(folder: StudyFolder, pieces: Sequence[Piece], tasks: int) -> Fine
 
 @ray.remote
 def predict_subsets(
-    inputs: Inputs,
+    inputs: Inputs | None,
     suite: Suite,
     subsets: list[tuple[int, ...]],
     config: Config,
     folder: StudyFolder,
     moments: list[Moment],
 ) -> dict[str, list[list[Losses]]]:
-    """Per estimator and moment, (M, T) predictions: one, or one per projection seed."""
+    """Per estimator and moment, (M, T) predictions: one, or one per projection seed. inputs : None where the study has
+    no features, as its affinities were measured while the base model trained."""
+    model = base_model(config, folder, suite.inputs.shape[1:], suite.tasks)
+    base = split_losses(model, suite, VALIDATION)
+    answer = {} if inputs is None else _from_features(inputs, suite, subsets, config, folder, moments, base)
+    answer["base"] = [[_only_members(np.broadcast_to(base, (len(subsets), len(base))), subsets)] for _ in moments]
+    # What was measured while training knows of no moment: it is compared with all of them.
+    for name, losses in measured_losses(config, folder, suite.names, base, subsets).items():
+        answer[name] = [[losses] for _ in moments]
+    return answer
+
+
+def _from_features(
+    inputs: Inputs,
+    suite: Suite,
+    subsets: list[tuple[int, ...]],
+    config: Config,
+    folder: StudyFolder,
+    moments: list[Moment],
+    base: Losses,
+) -> dict[str, list[list[Losses]]]:
+    """The study's own estimate, the published recipe and first-order affinity at the base model."""
     rows, anchor = inputs
     device, tasks = device_here(), len(suite.tasks)
     own = study_estimator(config, folder, lambda: (rows, anchor), suite.tasks, lambda: suite, device)
@@ -164,11 +188,9 @@ def predict_subsets(
         estimator = LinearizedEstimator(*features, suite.tasks, recipe, plain, stop=stop, device=device)
         for number, estimate in enumerate(estimator.estimates(subsets, moments)):
             answer["published_recipe"][number].append(_matrix(estimate, tasks))
-    base = split_losses(model.cpu(), suite, VALIDATION)
     # One length of step for all subsets: first-order affinity has no notion of when to stop.
     epochs = [int(np.median(estimate.epochs)) for estimate in estimates]
     answer["first_order"] = [[first_order_losses(anchor, base, subsets, suite, config, each)] for each in epochs]
-    answer["base"] = [[_only_members(np.broadcast_to(base, (len(subsets), tasks)), subsets)] for _ in moments]
     return answer
 
 
@@ -216,7 +238,7 @@ def validate(context: StageContext) -> StageOutcome:
     per_seed, oracle = read(False), read(True)
     epochs = per_seed[0].validation.shape[1]
     moments: list[Moment] = ["best", *(e for e in EPOCHS if e <= epochs and settings.start == "base")]
-    inputs = load_inputs.options(**TASK_RETRIES).remote(folder)
+    inputs: Any = None if config.measured else load_inputs.options(**TASK_RETRIES).remote(folder)
     context.progress(len(pieces), len(pieces), "estimates")
     predicted = result(predict_subsets.options(**options).remote(inputs, reference, subsets, config, folder, moments))
     if oracle:
@@ -246,7 +268,8 @@ def _report(
         )
         estimates = {name: predictions[number] for name, predictions in predicted.items() if predictions[number]}
         compared = compare({**estimates, "row_mean": [row_means(first)], "ceiling": [second]}, first, base)
-        errors = np.array(read_calibration(folder).task_errors or np.full(len(suite.tasks), np.nan))
+        calibration = Calibration() if config.measured else read_calibration(folder)
+        errors = np.array(calibration.task_errors or np.full(len(suite.tasks), np.nan))
         # The errors are of predictions of fine-tuning, at the moment that the fits' config names.
         if config.validation.start == "base" and moment == stated_moment(config) and np.isfinite(errors).all():
             compared["estimate"]["coverage_90"] = coverage(estimates["estimate"][0], errors, first)
@@ -257,6 +280,6 @@ def _report(
         "seeds": seeds,
         "start": config.validation.start,
         # Which estimates were measured: a report shows only what is of the present ones.
-        "fits": (folder.manifest("fits") or {})["identity"],
-        **cost_ratios(config, folder, suite, seconds_per_training),
+        "fits": estimates_identity(config, folder),
+        **({} if config.measured else cost_ratios(config, folder, suite, seconds_per_training)),
     }

@@ -65,6 +65,14 @@ class Instrument:
         self.sizes = [known[name].numel() for name in self.shared]
         self._model, self._holder, self._group = model, _Holder(model, losses), group
         self._stacked = True
+        # Each place of a weight once: functional_call does not restore a module that it reaches by two names.
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._places: list[tuple[str, str]] = []
+        self._buffers: list[tuple[str, Tensor]] = []
+        for prefix, module in self._holder.named_modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                self._places.append((f"{prefix}.{name}", names[id(parameter)]))
+            self._buffers += [(f"{prefix}.{name}", buffer) for name, buffer in module.named_buffers(recurse=False)]
 
     def gradients(self, batch: Any, weights: Mapping[str, Tensor] | None = None) -> Measured:
         """Gradients and losses of the batch at the weights (those of the model when None)."""
@@ -76,13 +84,13 @@ class Instrument:
             rows = task_gradients(list(sums), leaves).rows
         counts = self._summed(counts.to(rows.device, torch.float32))
         rows = self._summed(rows) / counts[:, None]
-        losses = self._summed(sums.detach().float()) / counts
+        losses = (self._summed(sums.detach().double()) / counts).float()
         bad = ~(rows.isfinite().all(dim=1) & losses.isfinite())
         return Measured(rows.masked_fill(bad[:, None], torch.nan), losses.masked_fill(bad, torch.nan), counts)
 
     @torch.no_grad()
     def losses_after(self, steps: Tensor, batch: Any, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """(n, T) mean losses of the batch after each of n steps (n, p) of the shared weights, heads fixed."""
+        """(n, T) float64 mean losses of the batch after each of n steps (n, p) of the shared weights, heads fixed."""
         values = self._detached(weights)
         size = max(1, _COPIES // steps.shape[1])
         with self._untouched() as restart:
@@ -98,7 +106,8 @@ class Instrument:
             for name, part, shape in zip(self.shared, step.split(self.sizes), self.shapes, strict=True):
                 own[name] = values[name] + part.view(shape).to(values[name].dtype)
             sums, counts = self._call(own, batch)
-            return sums.float(), counts.float()
+            # Differences of losses are small: they keep the digits that the loss has.
+            return sums.double(), counts.double()
 
         if self._stacked:
             try:
@@ -116,9 +125,9 @@ class Instrument:
         return torch.stack(sums), torch.stack(counts)
 
     def _call(self, values: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, Tensor]:
-        buffers = {f"model.{name}": buffer.clone() for name, buffer in self._model.named_buffers()}
-        named = {f"model.{name}": value for name, value in values.items()}
-        return torch.func.functional_call(self._holder, {**named, **buffers}, (batch,))
+        named = {place: values[name] for place, name in self._places}
+        buffers = {place: buffer.clone() for place, buffer in self._buffers}
+        return torch.func.functional_call(self._holder, {**named, **buffers}, (batch,), tie_weights=False)
 
     def _detached(self, weights: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         return {

@@ -22,8 +22,8 @@ def shared_parameters(model: nn.Module, patterns: Sequence[str] = ()) -> list[st
         A pattern that names nothing or a task's own head, or no shared parameter at all.
     """
     trains = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    heads = [name for name, module in model.named_modules() if isinstance(module, TaskHeads)]
-    outside = [name for name in trains if not any(name == head or name.startswith(f"{head}.") for head in heads)]
+    heads = [f"{name}." if name else "" for name, module in model.named_modules() if isinstance(module, TaskHeads)]
+    outside = [name for name in trains if not any(name.startswith(head) for head in heads)]
     for pattern in patterns:
         named = [name for name in trains if fnmatchcase(name, pattern)]
         if not named:

@@ -42,7 +42,27 @@ def backward_flops(work: Workload) -> int:
 def base_model_flops(config: Config, work: Workload, epochs: float) -> float:
     steps = steps_per_epoch(work.rows[TRAIN], config.base.batch_size)
     training = (forward_flops(work) + backward_flops(work)) * steps * config.base.batch_size
-    return epochs * (training + forward_flops(work) * work.rows[VALIDATION])
+    beside = measured_steps(config, work) * measuring_flops(config, work)
+    return epochs * (training + forward_flops(work) * work.rows[VALIDATION] + beside)
+
+
+def measured_steps(config: Config, work: Workload) -> float:
+    """Per epoch, how often the gradients of all tasks are taken while the base model trains."""
+    steps = steps_per_epoch(work.rows[TRAIN], config.base.batch_size)
+    measured = steps / config.measuring.every if config.measuring is not None else 0.0
+    if config.schedule is not None:
+        every = config.schedule.track == "active" or config.schedule.aggregator != "sum"
+        measured += steps if every else steps * config.schedule.probes / config.schedule.refresh
+    return measured
+
+
+def measuring_flops(config: Config, work: Workload) -> float:
+    """One pass backward per task, and with lookahead one forward after each task's step."""
+    part = config.measuring
+    passes = 1 + 2 * work.tasks
+    if part is not None:
+        passes = passes * (2 if part.batch == "held_out" else 1) + (work.tasks + 1 if part.lookahead else 0)
+    return forward_flops(work) * config.base.batch_size * passes
 
 
 def gradient_flops(config: Config, work: Workload) -> float:

@@ -10,6 +10,7 @@ from affinity_service.config import Config
 from affinity_service.planning import flops, memory, seconds
 from affinity_service.planning.machine import Machine
 from affinity_service.planning.workload import Workload, expected_epochs, expected_groups, fewest_epochs
+from affinity_service.stages import stages_of
 
 # As engine/group_models.py decides.
 STACKABLE_PARAMETERS = 2_000_000
@@ -87,7 +88,8 @@ def plan_study(config: Config, work: Workload, machine: Machine) -> Plan:
     places = machine.places(config.resources)
     gradient_workers = min(config.gradients.workers, places, math.ceil(work.labels / config.gradients.shard_rows))
     tiles = math.ceil(memory.Subsets.of(config, tasks).count / config.fits.tile)
-    fit_workers = min(config.fits.workers, places, tiles)
+    # Without fits nobody waits beside the driver afterwards.
+    fit_workers = 0 if config.measured else min(config.fits.workers, places, tiles)
     groups, stacked = expected_groups(config, tasks), trains_stacked(config, work)
     runs = sum(n for _, n in flops.group_trainings(config.group_models, tasks, groups))
     trials = math.ceil(runs / config.group_models.models_per_trial)
@@ -112,7 +114,9 @@ def plan_study(config: Config, work: Workload, machine: Machine) -> Plan:
     idle = memory.analysis_bytes(config, work, machine, fit_workers)
     small = memory.Bytes(idle.memory, 0.0, 2_000 + 100 * tasks)
     # The trials have taken the place of most workers of the fits.
-    left = memory.Bytes(memory.analysis_bytes(config, work, machine, 1).memory, 0.0, 100_000 + 2_000 * tasks)
+    left = memory.Bytes(
+        memory.analysis_bytes(config, work, machine, min(1, fit_workers)).memory, 0.0, 100_000 + 2_000 * tasks
+    )
     base = (config, work, machine)
     stages = (
         row(
@@ -133,9 +137,9 @@ def plan_study(config: Config, work: Workload, machine: Machine) -> Plan:
         row(
             "fits",
             fit_workers,
-            memory.fit_bytes(*base, fit_workers),
+            memory.fit_bytes(*base, max(1, fit_workers)),
             flops.fit_flops(config, work),
-            seconds.fit_seconds(*base, fit_workers),
+            seconds.fit_seconds(*base, max(1, fit_workers)),
         ),
         row("affinity", 1, idle, flops.affinity_flops(config, work), seconds.affinity_seconds(*base)),
         row("groups", 1, small, flops.group_flops(config, work), seconds.group_seconds(*base)),
@@ -149,9 +153,10 @@ def plan_study(config: Config, work: Workload, machine: Machine) -> Plan:
         ),
         row("report", 1, left, 0.0, seconds.report_seconds(machine)),
     )
+    on_way = {stage.name for stage in stages_of(config)}
     return Plan(
         name=config.name,
-        stages=stages,
+        stages=tuple(stage for stage in stages if stage.name in on_way),
         start_seconds=seconds.start_seconds(machine),
         epochs=(fewest_epochs(train), expected, train.epochs),
         groups=groups,

@@ -20,6 +20,7 @@ from affinity_service.planning.flops import (
     forward_flops,
     gradient_flops,
     landmark_rounds,
+    measured_steps,
     path_steps,
     path_stride,
     probed_groups,
@@ -40,6 +41,8 @@ EPOCH_REPORT = 0.35
 # A step of the DeepSpeed engine on a tiny model, and what each further worker adds through gloo.
 ENGINE_STEP = 0.006
 ENGINE_WORKER = 0.003
+# The gradient of one task, in tiny operations per layer.
+MEASURING = 40
 # A pool of gradient actors, of fit workers, of Tune trials: until the first is at work, and the end.
 GRADIENT_START = 5.0
 FIT_START = 5.5
@@ -76,6 +79,9 @@ def base_model_seconds(config: Config, work: Workload, machine: Machine, epochs:
     steps = steps_per_epoch(work.rows[TRAIN], train.batch_size) * train.accumulation
     step = (ENGINE_STEP + ENGINE_WORKER * (workers - 1)) * rates.overhead
     step += 20 * work.parameters / rates.elements
+    # One pass backward per task, each of tiny operations.
+    measurement = MEASURING * work.tasks * (len(work.body) + 1) * rates.operation
+    step += measured_steps(config, work) / steps * measurement
     products = base_model_flops(config, work, 1) / workers / (STACK_RATE * rates.gemm * _threads(config))
     checkpoint = EPOCH_REPORT * rates.overhead + 20 * work.parameters / BYTES_PER_SECOND
     work_seconds = epochs * (steps * step + products + checkpoint)
