@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from affinity_service.affinity.matrix import AffinityMatrix
 from affinity_service.affinity.lookahead import MEASURES
+from affinity_service.affinity.matrix import AffinityMatrix
 from affinity_service.affinity.measured import average_history, history_of, inside_window, losses_by_scores
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config

@@ -15,6 +15,7 @@ def answer(contents: Contents) -> dict[str, Any]:
     return {
         "tasks": len(contents.names),
         "subsets": contents.subsets,
+        "measurements": 0 if contents.measurements is None else len(contents.measurements),
         "trained": contents.trained,
         "probes": (contents.calibration or {}).get("probes", 0),
         "groups": contents.groups,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from affinity_service.affinity.matrix import AffinityMatrix
 from affinity_service.artifacts import StudyFolder
@@ -15,6 +16,7 @@ from affinity_service.config import Config
 from affinity_service.errors import UserError
 from affinity_service.evaluation.outcomes import GROUPS
 from affinity_service.report.wording import loss_unit
+from affinity_service.stages import estimates_identity
 from affinity_service.tables import read_table
 
 RESULT_COLUMNS = ["setting", "grouping", "group", "seed", "task", "validation_loss", "test_loss"]
@@ -32,7 +34,8 @@ class Contents:
     superseded : trained group models exist, but of an earlier grouping.
     trained : every subset was truly fine-tuned, instead of estimated.
     calibration : what the fits' probes said; None without probes.
-    fidelity : `fidelity.json`, only while it is of the present fits.
+    fidelity : `fidelity.json`, only while it is of the present estimates.
+    measurements, schedule : what the base model's training measured, and which tasks took turns in it.
     unfinished : stages that have begun and not ended: what comes after them may belong to an earlier run.
     """
 
@@ -50,6 +53,8 @@ class Contents:
     trained: bool = False
     calibration: dict[str, Any] | None = None
     fidelity: dict[str, Any] | None = None
+    measurements: pa.Table | None = None
+    schedule: pa.Table | None = None
 
     @cached_property
     def names(self) -> list[str]:
@@ -81,6 +86,18 @@ class Contents:
                 found.setdefault(name, index)
         return found
 
+    @property
+    def measure(self) -> str | None:
+        """The measure that the matrix is of, where it was taken while the base model trained."""
+        return self.config.affinity.estimator if self.config.measured else None
+
+    @cached_property
+    def estimate_unit(self) -> str:
+        """The unit of the matrix's entries."""
+        if self.measure is None:
+            return f"{self.unit} of validation loss"
+        return "cosine" if self.measure == "cosine" else "part of the loss per step"
+
     @cached_property
     def unit(self) -> str:
         return loss_unit(task["kind"] for task in (self.suite or {"tasks": []})["tasks"])
@@ -102,7 +119,7 @@ def read_contents(folder: StudyFolder) -> Contents:
         suite=suite,
         history=_json(folder, "base_model/history.json"),
         matrix=_matrix(folder, suite),
-        subsets=_subsets(folder),
+        subsets=0 if config.measured else _subsets(folder),
         grouping=grouping,
         results=None if superseded or grouping is None else results,
         superseded=superseded,
@@ -114,8 +131,10 @@ def read_contents(folder: StudyFolder) -> Contents:
             if (stage := name.removeprefix("stages/").removesuffix(".part.json")) != "report"
         ],
         trained=_estimator(folder, config) == "trained",
-        calibration=_json(folder, "fits/calibration.json"),
-        fidelity=_fidelity(folder),
+        calibration=None if config.measured else _json(folder, "fits/calibration.json"),
+        fidelity=_fidelity(folder, config),
+        measurements=_training_table(folder, "measurements") if config.measuring is not None else None,
+        schedule=_training_table(folder, "schedule") if config.schedule is not None else None,
     )
 
 
@@ -125,9 +144,16 @@ def _estimator(folder: StudyFolder, config: Config) -> str:
     return chosen["estimator"] if chosen else config.affinity.estimator
 
 
-def _fidelity(folder: StudyFolder) -> dict[str, Any] | None:
-    found, fits = _json(folder, "fidelity.json"), folder.manifest("fits")
-    return found if found is not None and fits is not None and found["fits"] == fits["identity"] else None
+def _fidelity(folder: StudyFolder, config: Config) -> dict[str, Any] | None:
+    found = _json(folder, "fidelity.json")
+    return found if found is not None and found["fits"] == estimates_identity(config, folder) else None
+
+
+def _training_table(folder: StudyFolder, name: str) -> pa.Table | None:
+    """One that the base model's training left; None where it took no rows."""
+    path = f"base_model/{name}.parquet"
+    table = read_table(folder, path) if folder.exists(path) else None
+    return table if table is not None and len(table) else None
 
 
 def _json(folder: StudyFolder, name: str) -> Any:

@@ -130,7 +130,9 @@ def summary(verdicts: Mapping[str, str]) -> str:
     return "; ".join(parts)
 
 
-def bound_sentences(grouping: dict[str, Any], matrix: AffinityMatrix | None, unit: str) -> list[str]:
+def bound_sentences(
+    grouping: dict[str, Any], matrix: AffinityMatrix | None, unit: str, measured: bool = False
+) -> list[str]:
     """How good the partition is, against the certified bound and against chance.
 
     The objective is a sum over tasks; shown as a mean it is in the unit of a gain and does not grow with the study.
@@ -144,10 +146,11 @@ def bound_sentences(grouping: dict[str, Any], matrix: AffinityMatrix | None, uni
     known = [value for value in (score, bound, chance) if value is not None]
     decimals = max(4, decimals_for(known))
     over = "over training alone" if alone else _PARTNERS
+    what = "affinity" if measured else "estimated gain"
     over += ", uncertain ones drawn towards 0" if grouping.get("shrink") else ""
     sentences = [
-        f"The score of a grouping is the estimated gain {over}, averaged over "
-        "tasks: each task takes its mean gain over the members of its group, itself included with 0. This grouping "
+        f"The score of a grouping is the {what} {over}, averaged over "
+        "tasks: each task takes its mean over the members of its group, itself included with 0. This grouping "
         f"scores {signed(score, decimals)} {unit}."
     ]
     # A relaxation is solved to a tolerance: differences below that of all the numbers shown say nothing.

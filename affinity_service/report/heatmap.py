@@ -84,7 +84,7 @@ def _name_tasks(axes: Axes, names: Sequence[str], every: int, side: float) -> No
     for text in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
         text.set_parse_math(False)
     axes.set_xlabel("source: the task that gives", fontsize=9, color=INK, labelpad=6)
-    axes.set_ylabel("receiver: the task whose loss is predicted", fontsize=9, color=INK, labelpad=6)
+    axes.set_ylabel("receiver: the task whose loss is looked at", fontsize=9, color=INK, labelpad=6)
 
 
 def _draw_groups(axes: Axes, sizes: Sequence[int], side: float) -> None:

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from affinity_service.artifacts import StudyFolder
-from affinity_service.report import facts, sections, wording
+from affinity_service.report import facts, sections, training, wording
 from affinity_service.report.answer import answer
 from affinity_service.report.contents import Contents, read_contents
 
@@ -22,12 +22,14 @@ _RUN, _TRAIN = "affinity run CONFIG --study STUDY", "affinity train-groups STUDY
 
 @dataclass(frozen=True)
 class Section:
-    """`key` names the anchor and the template `section_<key>.html`; `command` makes what the section needs."""
+    """`key` names the anchor and the template `section_<key>.html`; `command` makes what the section needs. One that is
+    optional is left out where there is nothing to show."""
 
     key: str
     title: str
     fill: Callable[[Contents], dict[str, Any] | None]
     command: str = _RUN
+    optional: bool = False
 
 
 SECTIONS = (
@@ -36,6 +38,7 @@ SECTIONS = (
     Section("pairs", "The partners that stand out", sections.pairs),
     Section("fidelity", "How far the estimates can be trusted", sections.fidelity, "affinity validate STUDY"),
     Section("outcomes", "What grouped training gives", sections.outcomes, _TRAIN),
+    Section("training", "While the base model trained", training.training, optional=True),
     Section("base_model", "The base model", sections.base_model),
     Section("cost", "Where time and computation went", sections.cost),
     Section("data", "The data", sections.data),
@@ -58,6 +61,7 @@ def write_report(folder: StudyFolder) -> None:
 def render(contents: Contents) -> str:
     """The whole page as text."""
     filled = [(section, section.fill(contents)) for section in SECTIONS]
+    filled = [(section, content) for section, content in filled if content is not None or not section.optional]
     return (
         _environment()
         .get_template("page.html")
@@ -67,6 +71,8 @@ def render(contents: Contents) -> str:
             sections=filled,
             answer=answer(contents),
             unit=contents.unit,
+            measure=contents.measure,
+            estimate_unit=contents.estimate_unit,
             unfinished=contents.unfinished,
             superseded=contents.superseded,
             written_by=contents.config.written_by,

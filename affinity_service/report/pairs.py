@@ -15,7 +15,7 @@ TOP = 10
 
 @dataclass(frozen=True)
 class Pair:
-    """An ordered pair. `relative` is the gain minus the receiver's mean gain over its partners."""
+    """An ordered pair. `gain` is its level; `relative` is the gain minus the receiver's mean gain over its partners."""
 
     receiver: str
     source: str
@@ -24,6 +24,11 @@ class Pair:
     error: float
     subsets: int
     together: bool
+
+
+def levels(matrix: AffinityMatrix, measured: bool) -> NDArray[np.float64]:
+    """(T, T) what an entry says by itself: the gain over the receiver alone, or the affinity as it was measured."""
+    return matrix.affinity.copy() if measured else matrix.gains()
 
 
 def relative_gains(matrix: AffinityMatrix) -> NDArray[np.float64]:
@@ -37,12 +42,14 @@ def relative_gains(matrix: AffinityMatrix) -> NDArray[np.float64]:
     return gains - np.nanmean(gains, axis=1, keepdims=True)
 
 
-def extreme_pairs(matrix: AffinityMatrix, group_of: Mapping[str, int], top: int = TOP) -> tuple[list[Pair], list[Pair]]:
+def extreme_pairs(
+    matrix: AffinityMatrix, group_of: Mapping[str, int], top: int = TOP, measured: bool = False
+) -> tuple[list[Pair], list[Pair]]:
     """The pairs that stand out most above and below their receiver's average partner, most extreme first."""
     tasks = len(matrix.names)
     if tasks < 2:
         return [], []
-    relative, gains = relative_gains(matrix), matrix.gains()
+    relative, gains = relative_gains(matrix), levels(matrix, measured)
     receivers, sources = np.nonzero(~np.eye(tasks, dtype=bool))
     order = np.argsort(-relative[receivers, sources], kind="stable")
 

@@ -13,7 +13,7 @@ from affinity_service.report.contents import Contents
 from affinity_service.report.curves import NAMED_GAINS, draw_gains, draw_training
 from affinity_service.report.fidelity import draw_fidelity
 from affinity_service.report.heatmap import WITH_VALUES, draw_heatmap
-from affinity_service.report.pairs import extreme_pairs, relative_gains
+from affinity_service.report.pairs import extreme_pairs, levels, relative_gains
 from affinity_service.report.wording import decimals_for
 
 Values = dict[str, Any]
@@ -42,7 +42,8 @@ def groups(contents: Contents) -> Values | None:
             members = [matrix.names.index(name) for name in names]
             block = np.ix_(members, members)
             among = ~np.eye(len(names), dtype=bool)
-            mates = [float(values[block][among].mean()) for values in (matrix.gains(), relative_gains(matrix))]
+            both = levels(matrix, contents.measure is not None), relative_gains(matrix)
+            mates = [float(values[block][among].mean()) for values in both]
         gains = {} if results is None else facts.gains_of(results, names)
         rows.append({"index": index, "tasks": names, "mates": mates, "gains": gains})
     estimated = decimals_for([value for row in rows for value in row["mates"]])
@@ -51,14 +52,21 @@ def groups(contents: Contents) -> Values | None:
         "method": contents.grouping["method"],
         "rows": rows,
         "decimals": facts.decimals_of(measured) if measured else estimated,
+        "estimate_decimals": estimated if contents.measure or not measured else facts.decimals_of(measured),
         "baselines": [b for b in BASELINES if any(b in row["gains"] for row in rows)],
         "superseded": contents.superseded,
         "bound": [
-            *facts.bound_sentences(contents.grouping, matrix, contents.unit),
+            *facts.bound_sentences(
+                contents.grouping,
+                matrix,
+                contents.estimate_unit if contents.measure else contents.unit,
+                contents.measure is not None,
+            ),
             *facts.direct_sentences(contents.grouping),
         ],
         "sampled": _sampled(contents),
-        "contradicted": sum(_contradicted(row) for row in rows),
+        # What a step does to a loss has no sign that single-task training could contradict.
+        "contradicted": 0 if contents.measure else sum(_contradicted(row) for row in rows),
     }
 
 
@@ -73,12 +81,12 @@ def heatmap(contents: Contents) -> Values | None:
     names = [matrix.names[i] for i in order]
     sizes = [len(part) for part in parts] if contents.grouping is not None else []
     block = np.ix_(order, order)
-    unit = f"{contents.unit} of validation loss"
+    unit, measured = contents.estimate_unit, contents.measure is not None
     alone = draw_heatmap(
-        matrix.gains()[block],
+        levels(matrix, measured)[block],
         names,
         sizes,
-        f"gain over the receiver trained alone ({unit})",
+        f"measured affinity ({unit})" if measured else f"gain over the receiver trained alone ({unit})",
         "red = harms  ·  white = no effect  ·  blue = helps",
         "Heatmap of the estimated gain of every receiver from every source",
     )
@@ -86,11 +94,11 @@ def heatmap(contents: Contents) -> Values | None:
         relative_gains(matrix)[block],
         names,
         sizes,
-        f"gain against the receiver's average partner ({unit})",
+        f"against the receiver's average partner ({unit})",
         "red = worse than the average partner  ·  blue = better",
         "Heatmap of the estimated gains, each compared with the receiver's mean over its partners",
     )
-    values = matrix.gains()[~np.eye(len(order), dtype=bool)]
+    values = levels(matrix, measured)[~np.eye(len(order), dtype=bool)]
     return {
         "alone": alone,
         "relative": relative if len(order) > 2 else None,
@@ -107,7 +115,7 @@ def pairs(contents: Contents) -> Values | None:
         return None
     if len(matrix.names) < 2:
         return {"total": 0}
-    above, below = extreme_pairs(matrix, contents.group_of)
+    above, below = extreme_pairs(matrix, contents.group_of, measured=contents.measure is not None)
     shown = [*above, *below]
     return {
         "above": above,
@@ -122,7 +130,7 @@ def pairs(contents: Contents) -> Values | None:
 
 def fidelity(contents: Contents) -> Values | None:
     """Probes, and the full comparison with true trainings where `affinity validate` made it."""
-    if contents.fidelity is None and contents.calibration is None:
+    if contents.fidelity is None and contents.calibration is None and contents.measure is None:
         return None
     tables = []
     for truth, estimators in (contents.fidelity or {}).items():
