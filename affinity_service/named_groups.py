@@ -1,0 +1,34 @@
+"""What a study answers about groups and networks, by task name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TaskGroups:
+    """Groups by task name, with the objective and its certified upper bound."""
+
+    tasks: list[list[str]]
+    objective: float
+    bound: float | None
+    method: str
+    k: int
+
+
+@dataclass(frozen=True)
+class TaskNetworks:
+    """Networks by task name.
+
+    served_by : by task, the number of the network that serves it. loss : mean predicted loss of the tasks there.
+    bound : no choice among the `evaluated` networks that were predicted has a lower loss; None by ``pairs``, whose
+    certificate is of averaged pairs. settled : whether the choice is final: all neighbours of the networks were among
+    those predicted, or by ``pairs``, no choice has a higher mean affinity.
+    """
+
+    tasks: list[list[str]]
+    served_by: dict[str, int]
+    loss: float
+    bound: float | None
+    evaluated: int
+    settled: bool
