@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from affinity_service.study import TaskNetworks
+    from affinity_service.named_groups import TaskNetworks
 
 out, err = Console(), Console(stderr=True)
 # Names from the user's data are neither markup nor emoji, and a path must not be broken into lines.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +11,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from affinity_service.affinity.added import estimator_with_added, read_added, write_added
-from affinity_service.affinity.build import base_model, device_here, resolved, study_estimator
+from affinity_service.affinity.added import (
+    EstimatorWithAdded,
+    estimator_of_all,
+    gradients_identity,
+    read_added,
+    remove_added,
+    standard_errors,
+    write_added,
+)
+from affinity_service.affinity.build import base_model, device_here, resolved
 from affinity_service.affinity.calibration import Calibration, read_calibration
-from affinity_service.affinity.estimates import Estimator
+from affinity_service.affinity.estimates import Estimator, require_losses
 from affinity_service.affinity.matrix import AffinityMatrix
 from affinity_service.affinity.partners import forward_selection
 from affinity_service.artifacts import StudyFolder
@@ -36,6 +43,8 @@ from affinity_service.grouping.direct import descend
 from affinity_service.grouping.matrix import checked_integer
 from affinity_service.grouping.partition import density
 from affinity_service.grouping.shrinkage import shrink_rows
+from affinity_service.lock import driver_lock
+from affinity_service.named_groups import TaskGroups, TaskNetworks
 from affinity_service.reporter import LogReporter, Reporter
 from affinity_service.stages import finished_stages
 from affinity_service.tables import read_table
@@ -46,41 +55,8 @@ from affinity_service.tasks.suite import TRAIN, VALIDATION, Kind, Suite, Task
 from affinity_service.version import check_readable
 
 
-@dataclass(frozen=True)
-class TaskGroups:
-    """Groups by task name, with the objective and its certified upper bound."""
-
-    tasks: list[list[str]]
-    objective: float
-    bound: float | None
-    method: str
-    k: int
-
-
-@dataclass(frozen=True)
-class TaskNetworks:
-    """Networks by task name.
-
-    served_by : by task, the number of the network that serves it. loss : mean predicted loss of the tasks there.
-    bound : no choice among the `evaluated` networks that were predicted has a lower loss; None by ``pairs``, whose
-    certificate is of averaged pairs. settled : whether the choice is final: all neighbours of the networks were among
-    those predicted, or by ``pairs``, no choice has a higher mean affinity.
-    """
-
-    tasks: list[list[str]]
-    served_by: dict[str, int]
-    loss: float
-    bound: float | None
-    evaluated: int
-    settled: bool
-
-
 class Study:
-    """A study folder and the questions it answers.
-
-    >>> study = Study.run("ray_jobs/configs/yeast.yaml")   # doctest: +SKIP
-    >>> study.predict(["label_3", "label_7"])              # doctest: +SKIP
-    """
+    """A study folder and the questions it answers."""
 
     def __init__(self, folder: StudyFolder) -> None:
         self.folder = folder
@@ -168,15 +144,16 @@ class Study:
         Returns
         -------
         Columns task; predicted_loss; standard_error, how far predictions were off from truly fine-tuned probes (the
-        example error where the study has no probes); example_error, that of the mean over the task's validation
-        examples; and alone, the predicted loss of the task by itself.
+        example error where the study has no probes), of an added task larger the less of its gradients the study holds
+        (``affinity.added.standard_errors``); example_error, that of the mean over the task's validation examples; and
+        alone, the predicted loss of the task by itself.
 
         Raises
         ------
         UserError
             No task, a repeated task or one that the study does not know.
         """
-        self._require_losses("predict")
+        require_losses(self.config, "predict")
         known = self.known_tasks
         subset = task_index(tasks, known)
         self.require("affinity")
@@ -184,20 +161,18 @@ class Study:
         estimates = self._estimator.estimate([subset, *[(task,) for task in new]])
         alone = dict(enumerate(-np.diag(self.affinity.affinity)))
         alone |= {task: losses[0] for task, losses in zip(new, estimates.losses[1:], strict=True)}
-        # No probe was of an added task: it is taken for a usual one.
-        errors = self.calibration.task_errors
-        errors += (float(np.median(errors)),) * len(self.added) if errors else ()
+        errors = standard_errors(subset, estimates, self.calibration, len(self.tasks), self.added)
         return pd.DataFrame(
             {
                 "task": [known[task] for task in subset],
                 "predicted_loss": estimates.losses[0],
-                "standard_error": [errors[t] for t in subset] if errors else estimates.standard_errors[0],
+                "standard_error": errors,
                 "example_error": estimates.standard_errors[0],
                 "alone": [alone[task] for task in subset],
             }
         )
 
-    def add_task(self, name: str, labels: ArrayLike, kind: Kind | None = None) -> float:
+    def add_task(self, name: str, labels: ArrayLike, kind: Kind | None = None) -> float | None:
         """Let ``predict`` and ``best_partners`` know one more task on the study's examples; the base model and the
         features of the other tasks stay as they are.
 
@@ -211,37 +186,66 @@ class Study:
 
         Returns
         -------
-        The part of its gradients' squared length that the study's features hold (compare ``energy`` in
-        ``gradients/layout.json``): where it is small, predictions are less sure than those of other tasks.
+        The part of the squared length of its gradients by the shared weights that the study's own features hold: where
+        it is small, predictions are less sure than those of other tasks, which ``predict`` says. None where
+        `gradients.reduction` has no basis (rademacher, factorised).
 
         Raises
         ------
         UserError
-            The name is taken, the labels do not fit, or the study trains its subsets instead of estimating them.
+            The name is taken, the labels do not fit, the study trains its subsets instead of estimating them, or a
+            driver is at work on it.
         """
-        self._require_losses("add_task")
-        self.require("fits")
-        if resolved(self.config, self.folder).affinity.estimator == "trained":
-            raise UserError(
-                f"task `{name}`: the study fine-tunes every subset (affinity.estimator) and keeps no features to add "
-                "to; put the task into the data and run the study again"
-            )
-        if name in self.known_tasks:
-            raise UserError(f"task `{name}`: the study has it already; names must be unique")
-        suite = self._suite()
-        extended = with_task(suite, name, labels, kind)
-        model = base_model(self.config, self.folder, suite.inputs.shape[1:], self.suite_tasks)
-        new = new_task(model, extended, self.config, read_anchor(self.folder), device_here())
-        write_added(self.folder, new)
-        # What was opened before knows nothing of it.
+        require_losses(self.config, "add_task")
+        # One at a time, and none while a driver may compute the features again.
+        with driver_lock(self.folder) as check:
+            # What another process added since is not in what was read before.
+            self._forget_added()
+            self.require("fits")
+            if self._trains:
+                raise UserError(
+                    f"task `{name}`: the study fine-tunes every subset (affinity.estimator) and keeps no features to "
+                    "add to; put the task into the data and run the study again"
+                )
+            if name in self.known_tasks:
+                raise UserError(f"task `{name}`: the study has it already; names must be unique")
+            identity, suite = gradients_identity(self.folder), self._suite()
+            extended = with_task(suite, name, labels, kind)
+            model = base_model(self.config, self.folder, suite.inputs.shape[1:], self.suite_tasks)
+            new = new_task(model, extended, self.config, read_anchor(self.folder), device_here())
+            check()
+            write_added(self.folder, new, identity)
+            self._forget_added()
+        return new.energy
+
+    def remove_task(self, name: str) -> None:
+        """Forget a task that ``add_task`` brought.
+
+        Raises
+        ------
+        UserError
+            It brought none of this name, or a driver is at work on the study.
+        """
+        if name in self.tasks:
+            raise UserError(f"task `{name}`: it is one of the study's own; take it out of the data and run again")
+        with driver_lock(self.folder):
+            remove_added(self.folder, name)
+            self._forget_added()
+
+    def _forget_added(self) -> None:
         for cached in ("added", "_estimator"):
             self.__dict__.pop(cached, None)
-        return new.energy
+
+    @property
+    def _trains(self) -> bool:
+        return resolved(self.config, self.folder).affinity.estimator == "trained"
 
     @cached_property
     def added(self) -> list[NewTask]:
-        """Tasks that ``add_task`` brought to the features that the study holds now."""
-        return read_added(self.folder)
+        """Tasks that ``add_task`` brought to the features that the study holds now; none where it trains its subsets
+        instead, as nothing trains those."""
+        found = read_added(self.folder)
+        return [] if found and self._trains else found
 
     @property
     def known_tasks(self) -> list[str]:
@@ -262,7 +266,7 @@ class Study:
         UserError
             A task that the study does not know, or a size below 1.
         """
-        self._require_losses("best_partners")
+        require_losses(self.config, "best_partners")
         known = self.known_tasks
         (target,) = task_index([task], known)
         if size < 1:
@@ -281,16 +285,14 @@ class Study:
         return table
 
     @cached_property
-    def _estimator(self) -> Estimator:
+    def _estimator(self) -> Estimator | EstimatorWithAdded:
         """The estimator of the study's fits; one from gradients needs nothing but the study folder."""
 
         def rows() -> tuple[Any, Any]:
             return (self.features.rows(TRAIN), self.features.rows(VALIDATION)), read_anchor(self.folder)
 
-        if self.added:
-            settings, own = resolved(self.config, self.folder), self.suite_tasks
-            return estimator_with_added(settings, self.folder, *rows(), own, self.added, self.calibration)
-        return study_estimator(self.config, self.folder, rows, self.suite_tasks, self._suite)
+        more = self.added, self.calibration
+        return estimator_of_all(self.config, self.folder, rows, self.suite_tasks, self._suite, *more)
 
     def _suite(self) -> Suite:
         """The data itself, for true trainings."""
@@ -336,7 +338,7 @@ class Study:
         if shrink:
             centred = shrink_rows(centred, self.affinity.contrast_error())
         if method == "direct":
-            self._require_losses("method direct")
+            require_losses(self.config, "method direct")
         constraints = Constraints.named(self.tasks, min_size, max_size, must_link, cannot_link)
         clusters = "sdp" if method == "direct" else method
         grouping: Grouping = cluster(centred, k, clusters, seed=seed, constraints=constraints)
@@ -366,21 +368,21 @@ class Study:
         self.require("affinity")
         budget = checked_integer(budget, "budget", 1, None)
         affinity = self.affinity.affinity
-        self._require_losses("networks")
+        require_losses(self.config, "networks")
         if method == "pairs":
             pairs = select_networks(affinity, budget, singleton_score=np.diag(affinity))
             predicted = self._losses([tuple(group) for group in pairs.groups])
             losses = [float(predicted[row][pairs.groups[row].index(task)]) for task, row in enumerate(pairs.served_by)]
-            return self._named(pairs.groups, pairs.served_by, float(np.mean(losses)), None, 0, pairs.optimal)
-        if resolved(self.config, self.folder).affinity.estimator == "trained":
+            return TaskNetworks.named(
+                self.tasks, pairs.groups, pairs.served_by, float(np.mean(losses)), None, 0, pairs.optimal
+            )
+        if self._trains:
             raise UserError("networks: direct would fine-tune thousands of subsets (affinity.estimator); use pairs")
         start = cluster(centre_rows(affinity), min(len(self.tasks), budget)).groups
         found = choose_networks(self._losses, len(self.tasks), budget, start=start)
-        return self._named(found.groups, found.served_by, found.loss, found.bound, found.evaluated, found.settled)
-
-    def _named(self, groups: Sequence[Sequence[int]], served_by: Sequence[int], *facts: Any) -> TaskNetworks:
-        names = [[self.tasks[task] for task in group] for group in groups]
-        return TaskNetworks(names, dict(zip(self.tasks, served_by, strict=True)), *facts)
+        return TaskNetworks.named(
+            self.tasks, found.groups, found.served_by, found.loss, found.bound, found.evaluated, found.settled
+        )
 
     def _losses(self, subsets: list[tuple[int, ...]]) -> Sequence[NDArray[np.float64]]:
         return self._estimator.estimate(subsets).losses
@@ -388,14 +390,6 @@ class Study:
     @property
     def report_path(self) -> str:
         return f"{self.folder.root}/report/index.html"
-
-    def _require_losses(self, what: str) -> None:
-        if self.config.measured:
-            raise UserError(
-                f"{what}: this study's affinities were measured while training (affinity.estimator "
-                f"{self.config.affinity.estimator}): they rank partners, but predict no losses; `group` works on them, "
-                "for losses run the study with estimator linearized"
-            )
 
     def require(self, stage: str) -> None:
         """Raise unless the stage is finished for the config and suite that the study holds now."""

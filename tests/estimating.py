@@ -33,10 +33,14 @@ def constant_moments(model: nn.Module, value: float = 1e-4) -> dict[str, Tensor]
 
 
 def features_of(
-    config: Config, suite: Suite, model: nn.Module, moments: dict[str, Tensor] | None = None
+    config: Config,
+    suite: Suite,
+    model: nn.Module,
+    moments: dict[str, Tensor] | None = None,
+    space: WeightSpace | None = None,
 ) -> tuple[Rows, dict[str, Tensor]]:
     """Training and validation rows, and the anchor that they stand on."""
-    space, gradients = space_of(model), PerExampleGradients(model, suite.tasks)
+    space, gradients = space or space_of(model), PerExampleGradients(model, suite.tasks)
     batch = config.gradients.batch_rows
     sums = {split: gradient_sums(gradients, space, suite, *suite.pairs(split), batch) for split in (TRAIN, VALIDATION)}
     moments = constant_moments(model) if moments is None else moments

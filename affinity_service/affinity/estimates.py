@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from affinity_service.config import Config
+from affinity_service.errors import UserError
 
 # When a training on a subset is looked at: after so many epochs, or at its best validation loss.
 Moment = int | Literal["best"]
@@ -93,3 +94,13 @@ class Estimator(Protocol):
 def stated_moment(config: Config) -> Moment:
     """The moment that `fits.stop` names."""
     return "best" if config.fits.stop == "best" else config.fits.epochs
+
+
+def require_losses(config: Config, what: str) -> None:
+    """Raises UserError where a study has affinities, but nothing that predicts losses."""
+    if config.measured:
+        raise UserError(
+            f"{what}: this study's affinities were measured while training (affinity.estimator "
+            f"{config.affinity.estimator}): they rank partners, but predict no losses. "
+            "`group` works on them; for losses run the study with estimator linearized"
+        )

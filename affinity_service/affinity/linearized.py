@@ -31,10 +31,10 @@ NetworkLosses = Callable[[Tensor], tuple[Tensor, Tensor]]
 # Displacements of as many subsets at a time as fill so much memory; the path keeps about so many numbers per weight.
 PATH_BYTES = 1 << 30
 PATH_COPIES = 13
-# So many subsets are sooner fitted one at a time than set up together, and their work of so many numbers is done before
-# a second thread has begun.
+# So many subsets are sooner fitted one at a time than set up together, and their work on so many weights and so many
+# numbers of rows is done before a second thread has begun (on yeast, 13 tasks with 5 million numbers take two as long).
 FEW = 8
-ONE_THREAD_NUMBERS = 1 << 18
+ONE_THREAD_NUMBERS, ONE_THREAD_ROW_NUMBERS = 1 << 18, 1 << 22
 
 
 class LinearizedEstimator:
@@ -97,8 +97,7 @@ class LinearizedEstimator:
         if self.config.solution == "path" or self.network is not None:
             size = max(1, PATH_BYTES // (4 * PATH_COPIES * len(self.anchor.weights)))
         chunks = [chosen[start : start + size] for start in range(0, len(chosen), size)]
-        small = len(chosen) <= FEW and len(chosen) * len(self.anchor.weights) <= ONE_THREAD_NUMBERS
-        with one_thread() if small else nullcontext():
+        with one_thread() if self._is_small(chosen) else nullcontext():
             taken = [self._take(chunk, moments) for chunk in chunks]
 
         def joined(number: int, name: str) -> NDArray[Any]:
@@ -115,6 +114,15 @@ class LinearizedEstimator:
             )
             for number in range(len(moments))
         ]
+
+    def _is_small(self, subsets: Sequence[tuple[int, ...]]) -> bool:
+        """Whether neither the weights nor the rows that are looked at are many."""
+        rows = sum(len(own) for subset in subsets for task in subset if (own := self._train[task]) is not None)
+        return (
+            len(subsets) <= FEW
+            and len(subsets) * len(self.anchor.weights) <= ONE_THREAD_NUMBERS
+            and rows * self._arrays[0].shape[1] <= ONE_THREAD_ROW_NUMBERS
+        )
 
     def _take(self, subsets: list[tuple[int, ...]], moments: Sequence[Moment]) -> list[dict[str, Tensor]]:
         stops = {moment: ExpectedStop(self.stop.noise) for moment in moments}

@@ -101,8 +101,18 @@ class Paths:
 
     def __init__(self, rows: Sequence[TaskRows | None], anchor: Anchor, optimizer: UpdateRule) -> None:
         self.rows, self.anchor, self.optimizer = rows, anchor, optimizer
-        self._base = [None if own is None else own.slopes(own.margins[:, None]) for own in rows]
-        self._roots = [None if own is None else _root(own.features) for own in rows]
+        self._base: dict[int, Tensor] = {}
+        self._roots: dict[int, Tensor] = {}
+
+    def of_task(self, task: int) -> tuple[TaskRows, Tensor, Tensor]:
+        """Rows of a task, slopes at the base model and the root of its curvature, computed when first asked for: a
+        question names few of many tasks."""
+        rows = self.rows[task]
+        assert rows is not None, "checked by the caller"
+        if task not in self._roots:
+            self._base[task] = rows.slopes(rows.margins[:, None])
+            self._roots[task] = _root(rows.features)
+        return rows, self._base[task], self._roots[task]
 
     @torch.no_grad()
     def run(
@@ -176,15 +186,13 @@ class _State:
         moved = torch.zeros(len(due), device=c.device)
         for task, holders in enumerate(self.holders):
             positions = [place[i] for i in holders if i in place]
-            rows, base = self.paths.rows[task], self.paths._base[task]
-            if not positions or rows is None or base is None:
+            if not positions or self.paths.rows[task] is None:
                 continue
+            rows, base, root = self.paths.of_task(task)
             own = torch.tensor(positions, device=c.device)
             slopes = rows.slopes(rows.margins_at(c[own])) - base
             share = self.share[index[own], task]
             total.index_add_(0, own, (slopes.T @ rows.features) * (share / len(rows))[:, None])
-            root = self.paths._roots[task]
-            assert root is not None
             moved.index_add_(0, own, (change[own] @ root.T).square().sum(dim=1) * share)
         gradient = (self.mean[index] + self.anchor.gradient(total)).mul_(self.reached[index])
         fed = self.paths.optimizer.feed(gradient, self.noise if everyone else self.noise[index])
@@ -205,5 +213,9 @@ def _root(features: Tensor) -> Tensor:
     n, d = features.shape
     if d >= n:
         return features / n**0.5
-    values, vectors = torch.linalg.eigh((features.T @ features / n).double())
-    return (values.clamp(min=0).sqrt()[:, None] * vectors.T).to(features.dtype)
+    # Coordinates that only other tasks have cost nothing.
+    own = features.any(dim=0)
+    values, vectors = torch.linalg.eigh((features[:, own].T @ features[:, own] / n).double())
+    root = features.new_zeros(len(values), d)
+    root[:, own] = (values.clamp(min=0).sqrt()[:, None] * vectors.T).to(features.dtype)
+    return root

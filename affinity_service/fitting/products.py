@@ -5,6 +5,7 @@ linear operator is about twice as fast as `torch.mm`; where it is missing or uns
 same work.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -56,26 +57,52 @@ def multiply(x: Tensor, y: Tensor, out: Tensor) -> None:
         torch.bmm(x, y, out=out)
 
 
+class _FullPrecision:
+    """How many blocks of any thread need it, and what was set before the first: torch has one setting for all."""
+
+    lock = threading.Lock()
+    depth = 0
+    before = "highest"
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """No TF32 or bfloat16 inside float32 products: their rounding would hide the end of a fit."""
-    before = torch.get_float32_matmul_precision()
-    if before == "highest":
-        yield
-        return
-    torch.set_float32_matmul_precision("highest")
+    """No TF32 or bfloat16 inside float32 products: their rounding would hide the end of a fit. Blocks may overlap."""
+    state = _FullPrecision
+    with state.lock:
+        if state.depth == 0:
+            state.before = torch.get_float32_matmul_precision()
+            if state.before != "highest":
+                torch.set_float32_matmul_precision("highest")
+        state.depth += 1
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        with state.lock:
+            state.depth -= 1
+            if state.depth == 0 and state.before != "highest":
+                torch.set_float32_matmul_precision(state.before)
+
+
+_THREADS = threading.Lock()
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Products of a few thousand rows end before a second thread has begun."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Products of a few thousand rows end before a second thread has begun. Other Python threads keep theirs.
+
+    OpenMP has a number for each Python thread, but torch gives a new one what any other set last: a thread begun inside
+    the block would go on with one for ever. So the old number is set again from elsewhere, which leaves it here at one.
+    """
+    with _THREADS:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        if before != 1:
+            elsewhere = threading.Thread(target=torch.set_num_threads, args=(before,))
+            elsewhere.start()
+            elsewhere.join()
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _THREADS:
+            torch.set_num_threads(before)

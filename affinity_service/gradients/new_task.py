@@ -1,9 +1,10 @@
 """Features of a task that the base model has never seen, beside those of a finished study.
 
 The base model's body stays as it is. The task gets a head of its own, fitted to what the body makes of its examples.
-Its gradients by all older parameters are taken in the same metric and reduced by the same map as those of the others;
-those by its own head follow as further coordinates, one per weight. No other task's margin depends on that head, so
-theirs are zero there and nothing of theirs is computed again.
+Its gradients by all older parameters are taken in the same metric and reduced by the same map as those of the others.
+That map was made without the task, so directions of its own follow (``own_directions``), then coordinates by its own
+head, one per weight. The other tasks' features are zero in both, and nothing of theirs is computed again: by the head
+that is exact; along the directions their margins are held still, as wherever the study's basis does not reach.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from torch import Tensor, nn
 from affinity_service.config import Config
 from affinity_service.errors import UserError
 from affinity_service.gradients.features import compute_features
+from affinity_service.gradients.landmarks import LandmarkGradients
+from affinity_service.gradients.own_directions import OWN_DIRECTIONS, own_directions
 from affinity_service.gradients.per_example import GradientBlock, PerExampleGradients
 from affinity_service.gradients.reductions import Exact, build_reduction
-from affinity_service.gradients.statistics import combine, gradient_sums
+from affinity_service.gradients.statistics import GradientStatistics, combine, gradient_sums
 from affinity_service.gradients.store import FeatureRows
 from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models import TaskHeads, TaskLosses, build_model
@@ -31,6 +34,8 @@ from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite, Task
 # Penalties of the head that its validation loss chooses from, and steps of its fit at most.
 _PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)
 _STEPS = 200
+# Training examples that its own directions are found from, at most.
+LANDMARKS = 2000
 
 
 @dataclass(frozen=True)
@@ -39,20 +44,29 @@ class NewTask:
 
     Attributes
     ----------
-    task : its name and kind. energy : part of its loss gradients' squared length that the features hold.
-    tensors : by name, `head_weight` (C, width), `head_bias` (C,), `head_scale` (q,), the metric of the q parameters of
-        the head that gradients are taken of; `inputs` and `labels` of its validation examples; rows `mean`,
-        `validation_mean`, `square` (p + q,) of the anchor; and of the splits (`train_…`, `validation_…`) `features`
-        (n, d + q), `margins`, `targets`, `example` (n,).
+    task : its name and kind.
+    energy : part of its loss gradients' squared length, by the parameters older than it, that the study's own map
+        holds; None where a map of random signs has no such part.
+    tensors : by name, `head_weight` (C, width), `head_bias` (C,); of the q parameters of the head that gradients are
+        taken of, `head_space` (q,), their values, and `head_scale` (q,), their metric; `directions` (p, k) of its own;
+        `inputs` and `labels` of its validation examples; rows `mean`, `validation_mean`, `square` (p + q,) of the
+        anchor; and of the splits (`train_…`, `validation_…`) `features` (n, d + k + q), `margins`, `targets`,
+        `example` (n,).
     """
 
     task: Task
-    energy: float
+    energy: float | None
     tensors: Mapping[str, Tensor]
 
     @property
     def head_size(self) -> int:
+        """q."""
         return len(self.tensors["head_scale"])
+
+    @property
+    def more(self) -> int:
+        """k + q, the coordinates that only this task has."""
+        return self.tensors["directions"].shape[1] + self.head_size
 
 
 def extended_space(model: nn.Module, extended: nn.Module, config: Config) -> WeightSpace:
@@ -104,44 +118,59 @@ def new_task(
         own = extended.get_submodule(_heads_name(extended)).head(number)  # type: ignore[operator]
         own[0].copy_(weight)
         own[1].copy_(bias)
-    gradients = PerExampleGradients(extended, suite.tasks)
-    space, head_scale = extended_space(model, extended, config), _head_scale(model, extended, config, anchor)
-    reduce = _Reduction(config, model, extended, anchor, head_scale.to(device))
-    tensors = {"head_weight": weight.cpu(), "head_bias": bias.cpu(), "head_scale": head_scale}
-    sums = {}
-    for split, name in ((TRAIN, "train"), (VALIDATION, "validation")):
-        example, of_task = suite.pairs(split)
-        example = example[of_task == number]
-        numbers = np.full(len(example), number, np.int32)
-        batch = config.gradients.batch_rows
-        found = gradient_sums(gradients, space, suite, example, numbers, batch)
-        # The only task of its own statistics.
-        sums[split] = replace(found, tasks=np.zeros(1, np.int64))
-        made = compute_features(gradients, reduce, suite, example, numbers, batch)
-        parts = {"features": made.features, "margins": made.margins, "targets": made.targets, "example": example}
+    gradients, batch = PerExampleGradients(extended, suite.tasks), config.gradients.batch_rows
+    old, space = extended_space(model, model, config), extended_space(model, extended, config)
+    head = WeightSpace({name: shape for name, shape in space.shapes.items() if name not in old.shapes})
+    head_scale = torch.full((head.size,), _usual_head_scale(old, _heads_name(model), anchor))
+    example, of_task = zip(*(suite.pairs(split) for split in (TRAIN, VALIDATION)), strict=True)
+    rows = [own[task == number] for own, task in zip(example, of_task, strict=True)]
+    numbers = [np.full(len(own), number, np.int32) for own in rows]
+    # The only task of its own statistics.
+    sums = [
+        replace(gradient_sums(gradients, space, suite, *pairs, batch), tasks=np.zeros(1, np.int64))
+        for pairs in zip(rows, numbers, strict=True)
+    ]
+    statistics = combine(sums[:1], sums[1:], 1)
+    directions = torch.zeros(old.size, 0)
+    if "basis" in anchor:
+        by_older = GradientStatistics(**{n: row[:, : old.size] for n, row in statistics.to_tensors().items()})
+        seed, scale = config.gradients.seed, anchor["scale"].to(device)
+        few = np.sort(np.random.default_rng([seed, 11]).permutation(len(rows[0]))[:LANDMARKS])
+        landmarks = LandmarkGradients(gradients, old, scale, suite, rows[0][few], numbers[0][few], batch)
+        directions = own_directions(by_older, landmarks, anchor["basis"].to(device), OWN_DIRECTIONS, seed).cpu()
+    named = dict(extended.named_parameters())
+    tensors = {
+        **{"head_weight": weight.cpu(), "head_bias": bias.cpu(), "directions": directions, "head_scale": head_scale},
+        "head_space": head.flatten(named).cpu() if head.size else torch.zeros(0),
+        **{name: part[0].clone() for name, part in statistics.to_tensors().items()},
+        "inputs": torch.from_numpy(suite.inputs[rows[1]]),
+        "labels": torch.from_numpy(suite.labels[rows[1], number]),
+    }
+    reduce = _Reduction(config, old, head, anchor, directions, head_scale, device)
+    for name, own, task_of in zip(("train", "validation"), rows, numbers, strict=True):
+        made = compute_features(gradients, reduce, suite, own, task_of, batch)
+        parts = {"features": made.features, "margins": made.margins, "targets": made.targets, "example": own}
         tensors |= {f"{name}_{key}": torch.from_numpy(np.ascontiguousarray(part)) for key, part in parts.items()}
-    statistics = combine([sums[TRAIN]], [sums[VALIDATION]], 1).to_tensors()
-    tensors |= {name: part[0].clone() for name, part in statistics.items()}
-    rows = tensors["validation_example"].numpy()
-    tensors["inputs"] = torch.from_numpy(suite.inputs[rows])
-    tensors["labels"] = torch.from_numpy(suite.labels[rows, number])
-    return NewTask(task, _energy(tensors, torch.cat([anchor["scale"], head_scale]), task), tensors)
+    return NewTask(task, _energy(tensors, anchor, config, task), tensors)
 
 
 class _Reduction:
-    """That of the study for its own parameters, and every parameter of the new head as it is."""
+    """That of the study for its own parameters with the directions of the task behind its basis, and every parameter
+    of the new head as it is."""
 
     def __init__(
-        self, config: Config, model: nn.Module, extended: nn.Module, anchor: Mapping[str, Tensor], head_scale: Tensor
+        self,
+        config: Config,
+        old: WeightSpace,
+        head: WeightSpace,
+        anchor: Mapping[str, Tensor],
+        directions: Tensor,
+        head_scale: Tensor,
+        device: str | torch.device,
     ) -> None:
-        old, basis = extended_space(model, model, config), anchor.get("basis")
-        device = head_scale.device
-        self._old = build_reduction(
-            config.gradients, old, anchor["scale"].to(device), None if basis is None else basis.to(device)
-        )
-        whole = extended_space(model, extended, config)
-        head = WeightSpace({name: shape for name, shape in whole.shapes.items() if name not in old.shapes})
-        self._head = Exact(head, head_scale) if head.size else None
+        basis = torch.cat([anchor["basis"], directions], dim=1).to(device) if "basis" in anchor else None
+        self._old = build_reduction(config.gradients, old, anchor["scale"].to(device), basis)
+        self._head = Exact(head, head_scale.to(device)) if head.size else None
         self.dimension = self._old.dimension + head.size
 
     def __call__(self, blocks: Sequence[GradientBlock], batch: int) -> Tensor:
@@ -149,20 +178,25 @@ class _Reduction:
         return old if self._head is None else torch.cat([old, self._head(blocks, batch)], dim=1)
 
 
-def _head_scale(model: nn.Module, extended: nn.Module, config: Config, anchor: Mapping[str, Tensor]) -> Tensor:
-    """(q,) the optimizer never saw the new head: its metric is that of a usual parameter of the other heads."""
-    old, whole = extended_space(model, model, config), extended_space(model, extended, config)
-    heads = _heads_name(model)
+def _usual_head_scale(old: WeightSpace, heads: str, anchor: Mapping[str, Tensor]) -> float:
+    """The optimizer never saw the new head: its metric is that of a usual parameter of the other heads."""
     known = [anchor["scale"][columns] for name, columns in old.slices.items() if name.startswith(f"{heads}.")]
-    size = whole.size - old.size
-    return torch.full((size,), float(torch.cat(known).median()) if known else 1.0)
+    return float(torch.cat(known).median()) if known else 1.0
 
 
-def _energy(tensors: Mapping[str, Tensor], scale: Tensor, task: Task) -> float:
+def _energy(tensors: Mapping[str, Tensor], anchor: Mapping[str, Tensor], config: Config, task: Task) -> float | None:
+    """Neither the head's coordinates nor the task's own directions count: they hold noise as well as what other tasks
+    have to do with it."""
+    if "basis" in anchor:
+        d = anchor["basis"].shape[1]
+    elif config.gradients.reduction == "exact":
+        d = len(anchor["weights"])
+    else:
+        return None
     margins, targets = tensors["train_margins"], tensors["train_targets"]
     slopes = (margins if task.kind == "regression" else torch.sigmoid(margins)) - targets
-    held = (slopes.square() * tensors["train_features"].double().square().sum(dim=1)).mean()
-    whole = tensors["square"].double() @ scale.double().square()
+    held = (slopes.square() * tensors["train_features"][:, :d].double().square().sum(dim=1)).mean()
+    whole = tensors["square"][: len(anchor["scale"])].double() @ anchor["scale"].double().square()
     return float(held / whole) if whole > 0 else 1.0
 
 
@@ -231,17 +265,17 @@ def rows_with(
     own: FeatureRows, added: Sequence[NewTask], tasks: int, split: Literal["train", "validation"]
 ) -> FeatureRows:
     """A study's rows of one split and behind them those of the added tasks, numbered from `tasks` on; features
-    (N, d + Σq), zero by the heads of other tasks."""
+    (N, d + Σ(k + q)), zero in the further coordinates of other tasks."""
     d = own.features.shape[1]
     count = len(own.features) + sum(len(new.tensors[f"{split}_targets"]) for new in added)
-    features = np.zeros((count, d + sum(new.head_size for new in added)), np.float32)
+    features = np.zeros((count, d + sum(new.more for new in added)), np.float32)
     features[: len(own.features), :d] = own.features
     row, column, numbers = len(own.features), d, [own.task_of_row]
     for number, new in enumerate(added, start=tasks):
         part = new.tensors[f"{split}_features"].numpy()
         features[row : row + len(part), :d] = part[:, :d]
-        features[row : row + len(part), column : column + new.head_size] = part[:, d:]
-        row, column = row + len(part), column + new.head_size
+        features[row : row + len(part), column : column + new.more] = part[:, d:]
+        row, column = row + len(part), column + new.more
         numbers.append(np.full(len(part), number, own.task_of_row.dtype))
 
     def joined(field: str) -> NDArray:
@@ -251,23 +285,32 @@ def rows_with(
 
 
 def anchor_with(anchor: Mapping[str, Tensor], added: Sequence[NewTask]) -> dict[str, Tensor]:
-    """A study's anchor over its own parameters and those of the added heads."""
-    more, p = sum(new.head_size for new in added), len(anchor["weights"])
+    """A study's anchor over its own parameters and those of the added heads.
+
+    Directions of two added tasks need not be orthogonal: no row has coordinates in both.
+    """
+    heads, p = sum(new.head_size for new in added), len(anchor["weights"])
     extended = dict(anchor)
-    heads = [torch.cat([new.tensors["head_weight"].flatten(), new.tensors["head_bias"]]) for new in added]
-    # Heads are no part of the space where gradients.layers leaves them out.
-    heads = [head if new.head_size else head[:0] for head, new in zip(heads, added, strict=True)]
-    extended["weights"] = torch.cat([anchor["weights"], *heads])
+    extended["weights"] = torch.cat([anchor["weights"], *(new.tensors["head_space"] for new in added)])
     extended["scale"] = torch.cat([anchor["scale"], *(new.tensors["head_scale"] for new in added)])
     for name in ("mean", "validation_mean", "square"):
-        rows, column = [torch.nn.functional.pad(anchor[name], (0, more))], p
+        rows, column = [torch.nn.functional.pad(anchor[name], (0, heads))], p
         for new in added:
-            row = torch.zeros(1, p + more)
+            row = torch.zeros(1, p + heads)
             row[0, :p] = new.tensors[name][:p]
             row[0, column : column + new.head_size] = new.tensors[name][p:]
             rows.append(row)
             column += new.head_size
         extended[name] = torch.cat(rows)
     if "basis" in anchor:
-        extended["basis"] = torch.block_diag(anchor["basis"], torch.eye(more))
+        d = anchor["basis"].shape[1]
+        basis = torch.zeros(p + heads, d + sum(new.more for new in added))
+        basis[:p, :d] = anchor["basis"]
+        weight, column = p, d
+        for new in added:
+            k, q = new.more - new.head_size, new.head_size
+            basis[:p, column : column + k] = new.tensors["directions"]
+            basis[weight : weight + q, column + k : column + new.more] = torch.eye(q)
+            weight, column = weight + q, column + new.more
+        extended["basis"] = basis
     return extended

@@ -31,8 +31,13 @@ def subspace_basis(statistics: GradientStatistics, landmarks: LandmarkGradients,
     wanted = min(dimension, landmarks.space.size) - basis.shape[1]
     if wanted <= 0 or len(landmarks) == 0:
         return basis
-    directions = _from_kernel if landmarks.has_kernel else _from_range
-    return orthonormalised(torch.cat([basis, directions(landmarks, basis, wanted, seed)], dim=1))
+    return orthonormalised(torch.cat([basis, further_directions(landmarks, basis, wanted, seed)], dim=1))
+
+
+def further_directions(landmarks: LandmarkGradients, basis: Tensor, wanted: int, seed: int) -> Tensor:
+    """(p, w) the `wanted` leading left directions of the landmarks outside an orthonormal basis (p, d), the strongest
+    first; fewer where the landmarks have fewer."""
+    return (_from_kernel if landmarks.has_kernel else _from_range)(landmarks, basis, wanted, seed)
 
 
 def _from_kernel(landmarks: LandmarkGradients, basis: Tensor, wanted: int, _: int) -> Tensor:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from affinity_service.errors import UserError
-from affinity_service.tasks.columns import label_column
+from affinity_service.tasks.columns import MANY_TEXTS, label_column
 from affinity_service.tasks.suite import Kind, Suite, Task, seeded_split
 
 ORIGIN = "from_arrays"
@@ -87,13 +87,21 @@ def _labels(Y: Any, mask: ArrayLike | None) -> NDArray[Any]:
     return labels
 
 
-def label_array(values: NDArray[Any], name: str, kind: Kind | None) -> tuple[NDArray[np.float32], Task]:
-    """Labels (N,) of one task from values of any type, and the task. Raises UserError where they are no labels."""
+def label_array(
+    values: NDArray[Any],
+    name: str,
+    kind: Kind | None,
+    origin: str = ORIGIN,
+    noun: str = "column",
+    many_texts: str = MANY_TEXTS,
+) -> tuple[NDArray[np.float32], Task]:
+    """Labels (N,) of one task from values of any type, and the task. Raises UserError where they are no labels; what
+    messages say as in ``label_column``."""
     try:
         column = pa.chunked_array([pa.array(values, from_pandas=True)])
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise UserError(f"{ORIGIN}: task `{name}` must hold numbers, booleans or text: {error}") from error
-    return label_column(column, name, kind, ORIGIN)
+        raise UserError(f"{origin}: task `{name}` must hold numbers, booleans or text: {error}") from error
+    return label_column(column, name, kind, origin, noun, many_texts)
 
 
 def _kinds(kinds: Mapping[str, Kind] | Sequence[Kind] | Kind | None, names: Sequence[str]) -> list[Kind | None]:

@@ -14,17 +14,29 @@ from affinity_service.tasks.suite import Kind, Task
 
 # Whole numbers or texts beyond this many distinct values are more likely measurements or names than classes.
 MAX_INFERRED_CLASSES = 50
+# What to do about them, where columns are said in a config.
+MANY_TEXTS = "list it under `leave_out`, or give its kind, multiclass, under `tasks`"
 # Field metadata in the native form, so that a kind said once at import need not be said again.
 KIND_KEY = b"affinity.kind"
 
 
 def label_column(
-    column: pa.ChunkedArray, name: str, kind: Kind | None, origin: str
+    column: pa.ChunkedArray,
+    name: str,
+    kind: Kind | None,
+    origin: str,
+    noun: str = "column",
+    many_texts: str = MANY_TEXTS,
 ) -> tuple[NDArray[np.float32], Task]:
     """Labels (N,) with NaN for missing, and the task. The kind is inferred unless given:
 
     two values 0/1 (or booleans) are binary, text and whole numbers 0 … C−1 are multi-class, other numbers
     regression.
+
+    Parameters
+    ----------
+    origin, noun, many_texts : what messages say of where the column is from, what it is, and what is to be done about
+        too many texts in it.
 
     Raises
     ------
@@ -36,9 +48,9 @@ def label_column(
         values = values.dictionary_decode()
     found = -1
     if is_text(values.type):
-        values, kind, found = _codes(values, name, kind, origin)
+        values, kind, found = _codes(values, kind, f"{origin}: {noun} `{name}`", many_texts)
     elif not (is_number(values.type) or pa.types.is_boolean(values.type) or pa.types.is_null(values.type)):
-        raise UserError(f"{origin}: column `{name}` must hold numbers, booleans or text, found {values.type}")
+        raise UserError(f"{origin}: {noun} `{name}` must hold numbers, booleans or text, found {values.type}")
     labels = np.asarray(pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
     kind = kind or _infer(values, labels)
     with np.errstate(over="ignore"):  # becomes infinite, which the checks refuse by name
@@ -82,20 +94,18 @@ def quote(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _codes(values: pa.Array, name: str, kind: Kind | None, origin: str) -> tuple[pa.Array, Kind, int]:
+def _codes(values: pa.Array, kind: Kind | None, column: str, many_texts: str) -> tuple[pa.Array, Kind, int]:
     """Text to the positions of its sorted distinct values."""
     classes = sorted(pc.unique(values).drop_null().to_pylist())
     shown = ", ".join(quote(value) for value in classes[:5])
     if kind == "regression":
-        raise UserError(
-            f"{origin}: column `{name}` cannot be a regression task: it must hold numbers, found {found_type(values)}"
-        )
+        raise UserError(f"{column} cannot be a regression task: it must hold numbers, found {found_type(values)}")
     if kind == "binary" and len(classes) > 2:
-        raise UserError(f"{origin}: column `{name}` holds {len(classes)} different texts ({shown}); binary takes two")
+        raise UserError(f"{column} holds {len(classes)} different texts ({shown}); binary takes two")
     if kind is None and len(classes) > MAX_INFERRED_CLASSES:
         raise UserError(
-            f"{origin}: column `{name}` holds {len(classes)} different texts ({shown}, …), more than "
-            f"{MAX_INFERRED_CLASSES}: list it under `leave_out`, or give its kind, multiclass, under `tasks`"
+            f"{column} holds {len(classes)} different texts ({shown}, …), more than {MAX_INFERRED_CLASSES}: "
+            f"{many_texts}"
         )
     return pc.index_in(values, pa.array(classes, values.type)), kind or "multiclass", len(classes)
 

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from affinity_service import cli, cli_output
+from affinity_service.named_groups import TaskNetworks
 from affinity_service.reporter import RichReporter
-from affinity_service.study import TaskNetworks
 
 NAME = "b[/b] [red]x[/] :smile:"
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 
-from affinity_service.affinity import LinearizedEstimator
+from affinity_service.affinity import LinearizedEstimator, linearized
 from affinity_service.affinity.calibration import Calibration, calibrate, probe_subsets
 from affinity_service.affinity.network import ValidationNetworks
 from affinity_service.affinity.penalty import ridge_penalties
@@ -111,6 +113,26 @@ def test_ridge_goes_further_with_more_epochs_unless_its_penalty_is_given(l2):
     one, six = (np.linalg.norm(each.coordinates, axis=1) for each in estimator.estimates(SUBSETS, [1, 6]))
     assert (six > one).all() if l2 == "auto" else np.allclose(six, one)
     assert estimator.estimate(SUBSETS).converged.all()
+
+
+def test_few_small_subsets_run_on_one_thread(monkeypatch):
+    estimator, used = estimator_of(config(), SUITE, model_of(config(), SUITE)), []
+
+    @contextlib.contextmanager
+    def recorded():
+        used.append(True)
+        yield
+
+    monkeypatch.setattr(linearized, "one_thread", recorded)
+    estimator.estimate(SUBSETS)
+    assert used.pop()
+    # Numbers of the rows that a single task has.
+    own = int((estimator._arrays[3] == 0).sum()) * estimator._arrays[0].shape[1]
+    monkeypatch.setattr(linearized, "ONE_THREAD_ROW_NUMBERS", own)
+    estimator.estimate([(0,)])
+    assert used.pop()
+    estimator.estimate([(0, 1)])
+    assert not used
 
 
 def test_what_cannot_be_estimated_is_named():

@@ -151,3 +151,18 @@ def test_clipping_shortens_to_the_expected_length():
     gradient, noise = torch.tensor([[3.0, 0.0], [0.1, 0.0]]), torch.tensor([[0.0, 16.0], [0.0, 0.0]])
     torch.testing.assert_close(clipping(gradient, noise, 1.0), torch.tensor([[0.2], [1.0]]))
     assert (clipping(gradient, noise, 0.0) == 1).all()
+
+
+def test_the_root_of_rows_is_that_of_their_mean_outer_product_whatever_coordinates_are_missing():
+    features = torch.tensor(np.random.default_rng(0).normal(size=(40, 7)))
+    features[:, [2, 5]] = 0
+    for rows in (features, features[:5]):
+        root = path._root(rows)
+        np.testing.assert_allclose(root.T @ root, rows.T @ rows / len(rows), atol=1e-12)
+
+
+def test_what_depends_on_a_task_alone_is_computed_for_those_named():
+    paths = Problem().paths(SGD(RATE, DECAY))
+    training = Training(5, torch.tensor([2]), torch.tensor([40]))
+    paths.run([(0, 2)], training, 1, lambda *_: None)
+    assert set(paths._roots) == set(paths._base) == {0, 2}

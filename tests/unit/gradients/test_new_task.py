@@ -8,19 +8,24 @@ import numpy as np
 import pytest
 import torch
 
+from affinity_service.affinity import LinearizedEstimator
 from affinity_service.affinity.added import estimator_with_added, read_added, write_added
+from affinity_service.affinity.build import keep_examples
 from affinity_service.affinity.calibration import Calibration
+from affinity_service.affinity.network import ValidationNetworks
+from affinity_service.affinity.trained import TrainedEstimator
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.gradients import new_task as module
 from affinity_service.gradients.features import compute_features
 from affinity_service.gradients.new_task import anchor_with, extended_space, new_task, rows_with, with_heads
+from affinity_service.gradients.own_directions import OWN_DIRECTIONS
 from affinity_service.gradients.per_example import PerExampleGradients
 from affinity_service.gradients.reductions import build_reduction
 from affinity_service.gradients.statistics import gradient_sums
-from affinity_service.models import build_model
+from affinity_service.models import TaskLosses, build_model
 from affinity_service.tasks.extend import with_task
-from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
+from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite, Task, seeded_split
 from tests.estimating import features_of
 from tests.suites import mixed_suite
 
@@ -61,8 +66,10 @@ def test_its_features_and_statistics_are_those_of_a_task_among_the_others(known,
     for split, name in ((TRAIN, "train"), (VALIDATION, "validation")):
         example, task = SUITE.pairs(split)
         joined = rows_with(rows[split == VALIDATION], [new], last, name)
-        # Of all tasks: the coordinates by the new head are zero for the others.
         expected = compute_features(gradients, reduce, SUITE, example, task, 512)
+        # Of all tasks: the coordinates by the new head are zero for the others; its directions are its own.
+        d, k = anchor["basis"].shape[1], new.tensors["directions"].shape[1]
+        expected.features[np.ix_(task != last, range(d, d + k))] = 0
         np.testing.assert_allclose(joined.features, expected.features, atol=1e-6)
         np.testing.assert_allclose(joined.margins, expected.margins, rtol=1e-6, atol=1e-6)
         np.testing.assert_array_equal(joined.task_of_row, task)
@@ -102,13 +109,11 @@ def test_its_head_learns_what_the_body_knows(known):
 def test_subsets_of_known_and_added_tasks_are_estimated_and_those_of_known_ones_stay(known, tmp_path):
     few, model, rows, anchor = known
     folder = StudyFolder.at(tmp_path)
-    write_added(folder, new_task(model, SUITE, CONFIG, anchor))
+    write_added(folder, new_task(model, SUITE, CONFIG, anchor), None)
     added = read_added(folder)
     assert [new.task for new in added] == [SUITE.tasks[-1]]
     folder.write_bytes("base_model/model.safetensors", _saved(model))
     with_new = estimator_with_added(CONFIG, folder, rows, anchor, few.tasks, added, Calibration())
-    from affinity_service.affinity import LinearizedEstimator
-
     alone = LinearizedEstimator(*rows, few.tasks, CONFIG, anchor)
     last = len(few.tasks)
     found = with_new.estimate([(0, 1), (0, last), (last,)])
@@ -116,15 +121,102 @@ def test_subsets_of_known_and_added_tasks_are_estimated_and_those_of_known_ones_
     assert all(np.isfinite(losses).all() for losses in found.losses)
 
 
-def test_added_tasks_of_other_features_are_not_read(known, tmp_path):
+@pytest.fixture(scope="module")
+def trained():
+    """Three binary tasks, config, a trained model of them, its rows and anchor."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(300, 20)).astype(np.float32)
+    scores = inputs @ rng.normal(size=(20, 3)) + 0.5 * rng.normal(size=(300, 3))
+    tasks = tuple(Task(name, "binary") for name in "abc")
+    suite = Suite(inputs, (scores > 0).astype(np.float32), seeded_split(300, 0.2, 0.2, 0), tasks)
+    content = {
+        "model": {"hidden": [32]},
+        "base": {"batch_size": 32, "learning_rate": 0.01},
+        "gradients": {"dimension": 12, "landmarks": 300},
+        "fits": {"evaluate": "network", "epochs": 6},
+    }
+    config = Config.parse({"name": "far", "data": {"source": "yeast"}, **content})
+    model, moments = _trained(config, suite)
+    return (suite, config, model, *features_of(config, suite, model, moments))
+
+
+def test_a_task_far_from_the_basis_is_predicted_as_it_is_trained(trained):
+    """Its mean gradient, which the path runs along, lies outside the span of the other tasks'."""
+    few, config, model, rows, anchor = trained
+    assert anchor["basis"].shape == (771, 12)
+    noise = np.random.default_rng(1).normal(size=300)
+    suite = with_task(few, "new", 3 * few.inputs[:, 0] + 0.1 * noise)
+    new = new_task(model, suite, config, anchor)
+    assert new.energy < 0.1
+    held_out = few.rows(VALIDATION)
+    whole = with_heads(model, few.tasks, config, (20,), [new])
+    weights = {name: p.detach().clone() for name, p in whole.named_parameters()}
+    examples = (torch.tensor(part[held_out]) for part in (few.inputs, suite.labels))
+    network = ValidationNetworks(whole, extended_space(model, whole, config), suite.tasks, *examples)
+    train, validation = (rows_with(rows[i], [new], 3, split) for i, split in enumerate(("train", "validation")))
+    estimator = LinearizedEstimator(train, validation, suite.tasks, config, anchor_with(anchor, [new]), network)
+    subsets = [(3,), (0, 1, 2, 3)]
+    true = TrainedEstimator(suite, config, weights).estimate(subsets).losses
+    for found, expected in zip(estimator.estimate(subsets).losses, true, strict=True):
+        assert found[-1] == pytest.approx(expected[-1], rel=0.4)
+
+
+def test_its_directions_are_orthonormal_and_outside_the_basis_with_its_mean_gradients(known):
     _, model, _, anchor = known
-    folder = StudyFolder.at(tmp_path)
+    tensors = new_task(model, SUITE, CONFIG, anchor).tensors
+    directions, basis = tensors["directions"], anchor["basis"]
+    k = directions.shape[1]
+    assert 2 < k <= OWN_DIRECTIONS
+    both = torch.cat([basis, directions], dim=1)
+    np.testing.assert_allclose(both.T @ both, np.eye(len(both.T)), atol=1e-5)
+    for name in ("mean", "validation_mean"):
+        mean = tensors[name][: len(basis)] * anchor["scale"]
+        assert float((mean - both @ (both.T @ mean)).norm() / mean.norm()) < 1e-4
+
+
+def test_a_basis_of_all_directions_leaves_none(known):
+    few, model, _, _ = known
+    whole = CONFIG.model_copy(update={"gradients": CONFIG.gradients.model_copy(update={"reduction": "exact"})})
+    _, anchor = features_of(whole, few, model)
+    assert new_task(model, SUITE, whole, anchor).tensors["directions"].shape[1] == 0
+    anchor["basis"] = torch.eye(len(anchor["weights"]))
     new = new_task(model, SUITE, CONFIG, anchor)
-    write_added(folder, new)
-    write_added(folder, new)
-    assert len(read_added(folder)) == 2
-    folder.write_json("stages/gradients.json", {"identity": "another"})
-    assert read_added(folder) == []
+    assert new.tensors["directions"].shape[1] == 0
+    assert new.energy == pytest.approx(1, rel=1e-4)
+
+
+def test_energy_tells_a_twin_from_noise(trained):
+    few, config, model, _, anchor = trained
+    noise = np.random.default_rng(0).integers(0, 2, len(few)).astype(float)
+    random = new_task(model, with_task(few, "random", noise), config, anchor)
+    twin = new_task(model, with_task(few, "twin", few.labels[:, 0]), config, anchor)
+    assert 2 * random.energy < twin.energy <= 1
+
+
+def test_energy_is_unknown_without_a_basis(known):
+    few, model, _, _ = known
+    signs = CONFIG.model_copy(update={"gradients": CONFIG.gradients.model_copy(update={"reduction": "rademacher"})})
+    _, anchor = features_of(signs, few, model)
+    assert new_task(model, SUITE, signs, anchor).energy is None
+
+
+@pytest.mark.parametrize("layers", [["*weight*"], ["body.*"]])
+def test_layers_may_leave_out_part_of_a_head_or_all(known, tmp_path, layers):
+    few, model, _, _ = known
+    config = CONFIG.model_copy(update={"gradients": CONFIG.gradients.model_copy(update={"layers": layers})})
+    space = extended_space(model, model, config)
+    rows, anchor = features_of(config, few, model, space=space)
+    folder = StudyFolder.at(tmp_path)
+    write_added(folder, new_task(model, SUITE, config, anchor), None)
+    (new,) = read_added(folder)
+    assert new.head_size == (8 if layers == ["*weight*"] else 0)
+    folder.write_bytes("base_model/model.safetensors", _saved(model))
+    for evaluate in ("linearized", "network"):
+        settings = config.model_copy(update={"fits": config.fits.model_copy(update={"evaluate": evaluate})})
+        keep_examples(folder, few)
+        estimator = estimator_with_added(settings, folder, rows, anchor, few.tasks, [new], Calibration())
+        found = estimator.estimate([(0, len(few.tasks)), (len(few.tasks),)])
+        assert all(np.isfinite(losses).all() for losses in found.losses)
 
 
 def test_the_network_evaluates_added_heads(known):
@@ -134,6 +226,18 @@ def test_the_network_evaluates_added_heads(known):
     out = whole(new.tensors["inputs"], [len(few.tasks)])[:, 0]
     if SUITE.tasks[-1].kind != "multiclass":
         np.testing.assert_allclose(out.detach(), new.tensors["validation_margins"], atol=1e-5)
+
+
+def _trained(config: Config, suite: Suite) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """A model of the suite after some steps, and Adam's second moments."""
+    model, losses = build_model(config.model, suite.inputs.shape[1:], suite.tasks, 0), TaskLosses(suite.tasks)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    rows = suite.rows(TRAIN)
+    for _ in range(60):
+        optimizer.zero_grad()
+        losses(model(torch.tensor(suite.inputs[rows])), torch.tensor(suite.labels[rows])).mean().backward()
+        optimizer.step()
+    return model, {name: optimizer.state[p]["exp_avg_sq"] for name, p in model.named_parameters()}
 
 
 def _saved(model: torch.nn.Module) -> bytes:
