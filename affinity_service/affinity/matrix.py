@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -53,6 +53,11 @@ class AffinityMatrix:
     def gains(self) -> Floats:
         """(T, T) affinity minus the receiver's diagonal: by how much company lowers its loss; 0 on the diagonal."""
         return self.affinity - np.diag(self.affinity)[:, None]
+
+    def scaled(self, factor: float) -> AffinityMatrix:
+        """The same in another unit."""
+        parts = ("affinity", "standard_error", "pair_estimate", "example_error")
+        return replace(self, **{name: factor * getattr(self, name) for name in parts})
 
     def to_pandas(self) -> pd.DataFrame:
         """A receiver × source table of affinities; the standard errors, the same shape, in ``attrs``."""

@@ -19,6 +19,8 @@ from affinity_service.report.wording import loss_unit
 from affinity_service.stages import estimates_identity
 from affinity_service.tables import read_table
 
+# What one step takes from a loss is shown in millionths of it.
+MILLION = 1e6
 RESULT_COLUMNS = ["setting", "grouping", "group", "seed", "task", "validation_loss", "test_loss"]
 
 
@@ -96,7 +98,7 @@ class Contents:
         """The unit of the matrix's entries."""
         if self.measure is None:
             return f"{self.unit} of validation loss"
-        return "cosine" if self.measure == "cosine" else "part of the loss per step"
+        return "cosine" if self.measure == "cosine" else "ppm of the loss per step"
 
     @cached_property
     def unit(self) -> str:
@@ -113,12 +115,23 @@ def read_contents(folder: StudyFolder) -> Contents:
     results = _results(folder)
     superseded = results is not None and grouping is not None and not _belongs(results, grouping["groups"])
     config = Config.from_yaml(text, f"study {folder.root}")
+    matrix, scale = (
+        _matrix(folder, suite),
+        MILLION if config.measured and config.affinity.estimator != "cosine" else 1.0,
+    )
+    if matrix is not None and scale != 1:
+        matrix = matrix.scaled(scale)
+    if grouping is not None and scale != 1:
+        grouping = {
+            **grouping,
+            **{key: scale * grouping[key] for key in ("objective", "bound") if grouping[key] is not None},
+        }
     return Contents(
         config=config,
         config_text=text,
         suite=suite,
         history=_json(folder, "base_model/history.json"),
-        matrix=_matrix(folder, suite),
+        matrix=matrix,
         subsets=0 if config.measured else _subsets(folder),
         grouping=grouping,
         results=None if superseded or grouping is None else results,

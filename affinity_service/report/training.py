@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from affinity_service.affinity.measured import history_of
 from affinity_service.grouping import centre_rows, cluster
-from affinity_service.report.contents import Contents
+from affinity_service.report.contents import MILLION, Contents
 from affinity_service.report.training_figures import (
     draw_affinities,
     draw_assignments,
@@ -39,20 +39,19 @@ def _measured(contents: Contents) -> Values | None:
     if table is None or len(names) < 2:
         return None
     measure = contents.measure or "lookahead"
-    history = history_of(table, measure, len(names))
+    history = history_of(table, measure, len(names)) * (1 if measure == "cosine" else MILLION)
     step = table["step"].to_numpy()
     best = (contents.history or {}).get("best_epoch")
     epoch = table["epoch"].to_numpy()
     kept = epoch < best if best else np.ones(len(table), bool)
+    unit = "cosine" if measure == "cosine" else "ppm of the loss per step"
     groups = _groups_over_time(history[kept], step[kept], len(contents.groups), names)
     return {
         "measure": measure.replace("_", "-"),
         "count": len(table),
         "kept": int(kept.sum()),
         "every": contents.config.measure.every,
-        "figure": draw_affinities(
-            step, history, names, contents.group_of, contents.estimate_unit, step[kept].max(initial=0), LINES
-        ),
+        "figure": draw_affinities(step, history, names, contents.group_of, unit, step[kept].max(initial=0), LINES),
         "groups": groups,
     }
 
@@ -99,7 +98,7 @@ def _scheduled(contents: Contents) -> Values | None:
     rows = table.to_pylist()
     last = rows[-1]
     drawn = [rows[i] for i in sorted({round(i) for i in np.linspace(0, len(rows) - 1, min(GRAPHS, len(rows)))})]
-    colours = np.array([row["colour"] for row in rows]).T
+    colours = np.array(_aligned([row["colour"] for row in rows])).T
     conflicts = [round(row["density"] * len(names) * (len(names) - 1) / 2) for row in rows]
     shares = [visits / last["step"] for visits in last["visits"]]
     return {

@@ -19,7 +19,8 @@ from affinity_service.report.wording import short
 # Measurements that a point of a curve is the mean of, as a part of all.
 _SMOOTH = 8
 _NAMED = 60
-_COLOURS = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
+# Light enough for dark numbers.
+_COLOURS = mpl.colormaps["Set3"].colors  # type: ignore[attr-defined]
 _NODE_INK = "#222222"
 
 
@@ -102,7 +103,8 @@ def draw_graphs(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> M
             for task, (x, y) in places.items():
                 axes.text(x, y, str(task + 1), ha="center", va="center", fontsize=6.5, color=_NODE_INK)
         axes.set_title(
-            f"step {record['step']}: {int(above.sum())} conflicts, {len(record['active'])} classes",
+            f"step {record['step']}: {int(above.sum())} conflicts, {len(record['active'])} "
+            + ("class" if len(record["active"]) == 1 else "classes"),
             fontsize=8.5, color=INK,
         )  # fmt: skip
         axes.set_axis_off()
@@ -144,7 +146,7 @@ def draw_occupancy(shares: Sequence[float], waits: Sequence[int], names: Sequenc
         for task, (share, wait) in enumerate(zip(shares, waits, strict=True)):
             axes.text(share + 0.01, task, f"waited {wait} at most", va="center", fontsize=7, color=INK)
     axes.set_ylim(tasks - 0.4, -0.6)
-    axes.set_xlim(0, 1.2)
+    axes.set_xlim(0, 1.3 * max([*shares, 1e-9]))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_yticks(range(tasks) if named else [], [short(name, 28) for name in names] if named else [])
     for text in axes.get_yticklabels():
