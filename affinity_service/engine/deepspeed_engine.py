@@ -111,7 +111,7 @@ def plain_optimizer(
 def _optimizer_state(engine: Any, parameter: nn.Parameter, key: str) -> Tensor | None:
     """Whole, also where ranks hold parts of it; None before the first step."""
     if hasattr(parameter, "_hp_mapping") or hasattr(parameter, "ds_id"):
-        return safe_get_full_optimizer_state(parameter, key)
+        return safe_get_full_optimizer_state(parameter, key) if engine.global_steps else None
     return engine.optimizer.state[parameter].get(key)
 
 

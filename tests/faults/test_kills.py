@@ -36,6 +36,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     suite = mixed_suite(rows=900, features=8)
     settings = small_settings(suite, write_suite(suite, root / "suite.parquet"))
     settings["base"] |= {"epochs": 8, "patience": 8, "learning_rate": 0.003}
+    # What is measured and scheduled on the way must continue as well.
+    settings["measure"], settings["schedule"] = {"always": True, "every": 3}, {"refresh": 3, "tau": 0.0}
     # Nearly a third as many backward passes as rows: slow enough to be caught at work.
     settings["gradients"] |= {"landmarks": 50, "shard_rows": 200, "batch_rows": 3, "workers": 2}
     settings["fits"] |= {"tile": 1, "workers": 2}
@@ -135,7 +137,11 @@ def undisturbed(workspace: Path, ray_session: None) -> Study:
 
 
 def same_matrix(study: Path, undisturbed: Study) -> None:
-    np.testing.assert_allclose(Study.open(study).affinity.affinity, undisturbed.affinity.affinity, rtol=1e-5)
+    found = Study.open(study)
+    np.testing.assert_allclose(found.affinity.affinity, undisturbed.affinity.affinity, rtol=1e-5)
+    for name in ("measurements", "schedule"):
+        tables = [read_table(each.folder, f"base_model/{name}.parquet") for each in (found, undisturbed)]
+        assert tables[0].equals(tables[1]), f"{name} of the killed training differ"
 
 
 @pytest.mark.parametrize("repeat", REPEATS)
