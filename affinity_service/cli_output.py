@@ -62,8 +62,8 @@ def print_groups(groups: list[list[str]], stored: dict[str, Any]) -> None:
     for index, names in enumerate(groups):
         view.add_row(str(index), Text(", ".join(names)))
     out.print(view)
-    bound = "" if stored["bound"] is None else f", at most {stored['bound']:.4f} possible"
-    out.print(f"objective {stored['objective']:.4f}{bound}", highlight=False)
+    bound = "" if stored["bound"] is None else f", at most {stored['bound']:.4g} possible"
+    out.print(f"objective {stored['objective']:.4g}{bound}", highlight=False)
 
 
 def print_networks(found: TaskNetworks) -> None:

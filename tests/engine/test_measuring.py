@@ -46,63 +46,59 @@ def table_of(trained, name):
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    """One worker, no sharding, measured and with turns."""
-    return train(tmp_path_factory.mktemp("one"), schedule=TURNS)
+def plain(tmp_path_factory):
+    """One worker, nothing measured, all tasks in every step."""
+    return train(tmp_path_factory.mktemp("plain"), None)
 
 
-def test_measuring_changes_no_weight_by_a_bit(tmp_path):
-    without, measured = (train(tmp_path, measuring) for measuring in (None, MEASURING))
-    assert without.weights == measured.weights
-    assert without.moments == measured.moments
-    assert without.beside == {}
+def same_measurements(one, two, count):
+    tables = [table_of(each, "measurements.parquet") for each in (one, two)]
+    assert tables[0]["step"].to_pylist() == tables[1]["step"].to_pylist()
+    for name in MEASURES:
+        # The weights part slowly: the first measurements are at nearly the same ones.
+        first, second = (history_of(table, name, 4)[:count] for table in tables)
+        np.testing.assert_allclose(first, second, rtol=1e-2, atol=2e-5)
+
+
+def test_measuring_changes_no_weight_by_a_bit(plain, tmp_path):
+    part = MEASURING.model_copy(update={"step": "sgd", "batch": "training"})
+    measured = train(tmp_path, part)
+    assert plain.weights == measured.weights
+    assert plain.moments == measured.moments
+    assert plain.beside == {}
     table = table_of(measured, "measurements.parquet")
     assert table["step"].to_pylist() == list(range(0, len(table) * 2, 2))
     # The first measurement, again from its definition: initial weights, first batch, plain model.
-    plain = PlainModel(build_model(MODEL, SUITE.inputs.shape[1:], SUITE.tasks, 0), SUITE, [], "cpu")
+    alone = PlainModel(build_model(MODEL, SUITE.inputs.shape[1:], SUITE.tasks, 0), SUITE, [], "cpu")
     batch = next(iter(epoch_batches(SUITE.rows(TRAIN), 32, 0, 0)))
-    first = measure_step(plain.instrument, plain.batch(batch), 0.01)
-    sgd = train(tmp_path, MEASURING.model_copy(update={"step": "sgd", "batch": "training"}))
+    first = measure_step(alone.instrument, alone.batch(batch), 0.01)
     for name in MEASURES:
-        found = history_of(table_of(sgd, "measurements.parquet"), name, 4)[0]
-        np.testing.assert_allclose(found, getattr(first, name).numpy(), rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(history_of(table, name, 4)[0], getattr(first, name).numpy(), rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{"workers": 2, "zero_stage": 3}, {"workers": 2, "accumulation": 2}])
-def test_ranks_and_zero_stages_measure_and_schedule_the_same(one, tmp_path, changes):
-    # Heads of inactive tasks get zero gradients from ZeRO, which Adam's decay alone would tell; so no decay here.
-    two = train(tmp_path, schedule=TURNS, **changes)
-    a, b = (table_of(each, "measurements.parquet") for each in (one, two))
-    assert a["step"].to_pylist() == b["step"].to_pylist()
-    for name in MEASURES:
-        # The weights part slowly; the first measurements are at the same ones.
-        first, second = (history_of(table, name, 4)[:2] for table in (a, b))
-        np.testing.assert_allclose(first, second, rtol=1e-2, atol=2e-5)
+def test_ranks_that_share_everything_measure_what_one_measures(tmp_path):
+    same_measurements(train(tmp_path), train(tmp_path, workers=2, zero_stage=3), 3)
+
+
+def test_ranks_come_to_the_same_turns_which_train_only_some_tasks(tmp_path):
+    one, two = (train(tmp_path, schedule=TURNS, **changes) for changes in ({}, {"workers": 2, "accumulation": 2}))
+    same_measurements(one, two, 2)
     turns = [table_of(each, "schedule.parquet").to_pylist() for each in (one, two)]
     assert turns[0][0]["active"] == turns[1][0]["active"]
     np.testing.assert_allclose(turns[0][0]["interference"], turns[1][0]["interference"], atol=1e-4)
-
-
-def test_turns_train_only_the_tasks_whose_turn_it_is(one, tmp_path):
-    rows = table_of(one, "schedule.parquet").to_pylist()
+    rows = turns[0]
     assert [row["step"] for row in rows] == [1, *range(3, rows[-1]["step"] + 1, 2)]
     assert any(len(row["active"]) > 1 for row in rows), "nothing conflicted"
     assert all(visits > 0 for visits in rows[-1]["visits"])
     assert min(rows[-1]["visits"]) < rows[-1]["step"]
-    # All tasks in every step, by the schedule and without one: the same training.
+
+
+def test_all_together_is_the_plain_training_and_an_aggregator_another(plain, tmp_path):
     joint = train(tmp_path, None, ScheduleConfig(warmup=10**6))
-    plain = train(tmp_path, None)
-    for name, value in load(plain.weights).items():
-        np.testing.assert_allclose(load(joint.weights)[name], value, atol=1e-5)
-
-
-def test_an_aggregator_replaces_the_shared_gradient(tmp_path):
-    plain = train(tmp_path, None)
-    summed = train(tmp_path, None, ScheduleConfig(warmup=10**6, aggregator="Sum"))
     upgrad = train(tmp_path, None, ScheduleConfig(warmup=10**6, aggregator="UPGrad"))
-    weights = [load(each.weights) for each in (plain, summed, upgrad)]
-    # Adam does not see the length of a gradient, clipping hardly: a sum in place of a mean is nearly the same training.
-    assert max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0]) < 0.05
+    weights = [load(each.weights) for each in (plain, joint, upgrad)]
+    for name, value in weights[0].items():
+        np.testing.assert_allclose(weights[1][name], value, atol=1e-5)
     assert max(float((weights[0][name] - weights[2][name]).abs().max()) for name in weights[0]) > 1e-3
 
 
