@@ -3,7 +3,8 @@
     python -m tests.benchmarks.fidelity [--sets yeast,school] [--splits 5] [--keep FOLDER]
 
 Per data set and split: a base model, 100 subsets of 2 to 8 tasks, the truth as the mean of three seeds (three others
-tell how far it repeats), three projection seeds of the published recipe, two trainings of the linearised network.
+tell how far it repeats), three projection seeds of the published recipe, two trainings of the linearised network, and
+TAG's affinities measured while the base model trained.
 Probes and their seeds are others than those reported. Medians over splits, in brackets the least and greatest.
 The studies are the service's own, with its defaults; kept in FOLDER, finished ones are not run again.
 """
@@ -27,7 +28,8 @@ from tests.suites import write_suite
 SUBSETS, SEEDS, ORACLES = 100, 3, 2
 METRICS = (("centred_r", "centred r"), ("centred_r2", "R²"), ("regret", "regret ×1e4"), ("spearman", "Spearman"))
 METRICS += (("relative_distance", "distance"), ("skill", "skill"))
-ESTIMATORS = ("estimate", "oracle", "published_recipe", "first_order", "base", "row_mean")
+ESTIMATORS = ("estimate", "oracle", "published_recipe", "first_order")
+ESTIMATORS += ("tag_lookahead", "tag_first_order", "tag_cosine", "base", "row_mean")
 TRUTHS = ("epoch_2", "epoch_5", "best_validation")
 
 
@@ -44,6 +46,8 @@ def config_of(name: str, split: int, folder: Path) -> Config:
                 "tasks": {task.name: task.kind for task in suite.tasks},
             },
             "base": {"seed": split},
+            # TAG's affinities, measured on the way to the same base model.
+            "measure": {"always": True},
             "fits": {"subsets": 200},
             "validation": {"subsets": SUBSETS, "seeds": SEEDS, "oracle_seeds": ORACLES, "sizes": (2, 8)},
         }
