@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 BESIDE := tests/engine/test_training.py
-BENCHMARKS := sdp networks predict fits demo plan fidelity groups gpu
+BENCHMARKS := sdp networks predict fits scheduler measuring demo plan fidelity groups training_time gpu
 
 .PHONY: install demo test faults lint format bench bench-gpu clean
 install: .venv/installed

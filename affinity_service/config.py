@@ -291,7 +291,9 @@ class Config(StageConfig):
             return None
         own = self.measure
         lookahead = own.always or self.affinity.estimator == "lookahead"
-        return MeasuringPart(every=own.every, step=own.step, batch=own.batch, shared=own.shared, lookahead=lookahead)
+        return MeasuringPart(
+            every=own.every, step=own.step, batch=own.batch, shared=own.shared, sketch=own.sketch, lookahead=lookahead
+        )
 
     @property
     def path_can_go(self) -> bool:

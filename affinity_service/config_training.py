@@ -26,6 +26,9 @@ class MeasureConfig(StageConfig):
         (0.0, 1.0), description="part of the training up to its best epoch over which measurements are averaged"
     )
     shared: list[str] = Field([], description="patterns of shared parameter names; all outside the heads when empty")
+    sketch: int | Literal["auto"] | None = Field(
+        "auto", description="numbers kept of a gradient by first_order and cosine; null: all; lookahead keeps all"
+    )
     always: bool = Field(
         False, description="measure also where affinity.estimator needs it not, for `affinity validate` to compare"
     )
@@ -46,6 +49,7 @@ class MeasuringPart(StageConfig):
     step: Literal["sgd", "optimizer"]
     batch: Literal["training", "held_out"]
     shared: list[str]
+    sketch: int | Literal["auto"] | None
     lookahead: bool
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from affinity_service.gradients.instrument import Instrument, Measured
+from affinity_service.gradients.sketch import CountSketch
 
 MEASURES = ("lookahead", "first_order", "cosine")
 Measure = Literal["lookahead", "first_order", "cosine"]
@@ -83,6 +84,7 @@ def measure_step(
     lookahead: bool = True,
     weights: Mapping[str, Tensor] | None = None,
     optimizer: tuple[torch.optim.Optimizer, Mapping[str, torch.nn.Parameter]] | None = None,
+    sketch: CountSketch | None = None,
 ) -> StepAffinity:
     """All pairs from one batch.
 
@@ -93,9 +95,11 @@ def measure_step(
     lookahead : whether to evaluate the losses after the steps; without, only gradients are taken.
     weights : as of ``Instrument.gradients``.
     optimizer : the run's optimizer with the shared parameters by name, for its own step in place of the plain one.
+    sketch : of gradients too long to keep one per task; a lookahead needs them whole.
     """
-    sources = instrument.gradients(batch, weights)
-    heard = sources if receivers is None else instrument.gradients(receivers, weights)
+    assert sketch is None or not lookahead, "a step cannot be made of a sketch"
+    sources = instrument.gradients(batch, weights, sketch)
+    heard = sources if receivers is None else instrument.gradients(receivers, weights, sketch)
     first_order, cosine = _first_order(sources, heard, rate)
     found = None
     if lookahead:

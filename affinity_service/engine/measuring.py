@@ -16,6 +16,7 @@ from affinity_service.config import TrainConfig
 from affinity_service.config_training import MeasuringPart
 from affinity_service.engine import deepspeed_engine
 from affinity_service.gradients.instrument import Instrument
+from affinity_service.gradients.sketch import sketch_of
 from affinity_service.models import TaskLosses
 from affinity_service.models.shared import shared_parameters
 from affinity_service.tasks.suite import VALIDATION, Suite
@@ -53,6 +54,8 @@ class Recorder:
         self.rank, self.world = rank, world
         self.rows: list[dict[str, Any]] = []
         self._held_out = plain.suite.rows(VALIDATION)
+        sizes, tasks = plain.instrument.sizes, len(plain.suite.tasks)
+        self._sketch = None if part.lookahead else sketch_of(part.sketch, sizes, tasks, train.seed)
 
     def due(self, step: int) -> bool:
         return step % self.part.every == 0
@@ -71,6 +74,7 @@ class Recorder:
             lookahead=self.part.lookahead,
             weights=weights,
             optimizer=optimizer,
+            sketch=self._sketch,
         )
         self.rows.append({"step": step, "epoch": epoch, **_row(found)})
 

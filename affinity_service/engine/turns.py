@@ -49,15 +49,18 @@ class Turns:
         always = self.config.track == "active"
         if not (plan.refresh or combined or always):
             return None
-        found = self.plain.instrument.gradients(self.plain.batch(mine), deepspeed_engine.current_weights(engine))
+        # Whole gradients are needed to combine them, sketches only to compare.
+        sketch = None if combined else self._sketch
+        weights = deepspeed_engine.current_weights(engine)
+        found = self.plain.instrument.gradients(self.plain.batch(mine), weights, sketch)
         rows, counts = found.rows, found.counts.tolist()
         tracked = list(range(len(rows))) if plan.refresh else active if always else []
         # A task without examples in the batch has no gradient, which is not the same as a bad one.
         tracked = [task for task in tracked if counts[task] > 0]
         if tracked:
-            own = (
-                rows[tracked] if self._sketch is None else self._sketch.rows(rows[tracked], self.plain.instrument.sizes)
-            )
+            own = rows[tracked]
+            if sketch is not self._sketch and self._sketch is not None:
+                own = self._sketch.rows(own, self.plain.instrument.sizes)
             self.schedule.measured([self.schedule.tasks[task] for task in tracked], own)
         if not combined:
             return None

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from affinity_service.errors import UserError
+from affinity_service.gradients.sketch import CountSketch
 from affinity_service.gradients.task_gradients import ranks, task_gradients
 
 # (model, batch) → summed losses (T,) and numbers of examples (T,) of the batch per task.
@@ -26,8 +27,9 @@ _COPIES = 1 << 26
 
 @dataclass(frozen=True)
 class Measured:
-    """rows (T, p): gradients of the tasks' mean losses over all ranks' examples with respect to the shared weights;
-    losses (T,). NaN for a task without examples in the batch, and where either is not finite. counts (T,): examples.
+    """rows (T, p), or (T, D) sketched: gradients of the tasks' mean losses over all ranks' examples with respect to the
+    shared weights; losses (T,). NaN for a task without examples in the batch, and where either is not finite.
+    counts (T,): examples.
     """
 
     rows: Tensor
@@ -74,14 +76,16 @@ class Instrument:
                 self._places.append((f"{prefix}.{name}", names[id(parameter)]))
             self._buffers += [(f"{prefix}.{name}", buffer) for name, buffer in module.named_buffers(recurse=False)]
 
-    def gradients(self, batch: Any, weights: Mapping[str, Tensor] | None = None) -> Measured:
+    def gradients(
+        self, batch: Any, weights: Mapping[str, Tensor] | None = None, sketch: CountSketch | None = None
+    ) -> Measured:
         """Gradients and losses of the batch at the weights (those of the model when None)."""
         values = self._detached(weights)
         leaves = [values[name].requires_grad_() for name in self.shared]
         with torch.enable_grad(), self._untouched() as restart:
             restart()
             sums, counts = self._call(values, batch)
-            rows = task_gradients(list(sums), leaves).rows
+            rows = task_gradients(list(sums), leaves, sketch).rows
         counts = self._summed(counts.to(rows.device, torch.float32))
         rows = self._summed(rows) / counts[:, None]
         losses = (self._summed(sums.detach().double()) / counts).float()

@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("ray_session")]
 SUITE = mixed_suite(rows=200)
 MODEL = MLPConfig(hidden=[8])
 BASE = TrainConfig(epochs=2, patience=2, batch_size=32, learning_rate=0.01)
-MEASURING = MeasuringPart(every=2, step="optimizer", batch="held_out", shared=[], lookahead=True)
+MEASURING = MeasuringPart(every=2, step="optimizer", batch="held_out", shared=[], sketch="auto", lookahead=True)
 TURNS = ScheduleConfig(tau=0.0, refresh=2, beta=0.5)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from affinity_service.affinity.lookahead import measure_step
 from affinity_service.errors import UserError
 from affinity_service.gradients.instrument import Instrument
+from affinity_service.gradients.sketch import CountSketch
 
 TASKS = 4
 
@@ -246,6 +247,15 @@ def test_tied_weights_are_moved_together():
     shared = [name for name, _ in model.named_parameters() if not name.startswith("head")]
     found = measure_step(Instrument(model, losses, shared), data, 0.5)
     np.testing.assert_allclose(found.lookahead, reference(model, data, 0.5), rtol=1e-4, atol=1e-7)
+
+
+def test_sketches_keep_cosines_and_first_order_near():
+    model, data = Model(), batch(rows=200)
+    tool = instrument(model)
+    whole = measure_step(tool, data, 0.5, lookahead=False)
+    small = measure_step(tool, data, 0.5, lookahead=False, sketch=CountSketch(tool.sizes, 1 << 14, 1))
+    assert float((whole.cosine - small.cosine).abs().max()) < 0.1
+    torch.testing.assert_close(small.first_order.diagonal(), whole.first_order.diagonal(), rtol=0.1, atol=0)
 
 
 def test_unknown_and_missing_shared_parameters_are_named():
