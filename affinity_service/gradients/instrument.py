@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from affinity_service.errors import UserError
 from affinity_service.gradients.sketch import CountSketch
-from affinity_service.gradients.task_gradients import ranks, task_gradients
+from affinity_service.gradients.task_gradients import sum_over_ranks, task_gradients
 
 # (model, batch) → summed losses (T,) and numbers of examples (T,) of the batch per task.
 LossSums = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
@@ -70,11 +70,11 @@ class Instrument:
         # Each place of a weight once: functional_call does not restore a module that it reaches by two names.
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._places: list[tuple[str, str]] = []
-        self._buffers: list[tuple[str, Tensor]] = []
-        for prefix, module in self._holder.named_modules():
+        # Buffers are looked up when they are needed: models assign new ones.
+        self._modules = list(self._holder.named_modules())
+        for prefix, module in self._modules:
             for name, parameter in module.named_parameters(recurse=False):
                 self._places.append((f"{prefix}.{name}", names[id(parameter)]))
-            self._buffers += [(f"{prefix}.{name}", buffer) for name, buffer in module.named_buffers(recurse=False)]
 
     def gradients(
         self, batch: Any, weights: Mapping[str, Tensor] | None = None, sketch: CountSketch | None = None
@@ -86,9 +86,9 @@ class Instrument:
             restart()
             sums, counts = self._call(values, batch)
             rows = task_gradients(list(sums), leaves, sketch).rows
-        counts = self._summed(counts.to(rows.device, torch.float32))
-        rows = self._summed(rows) / counts[:, None]
-        losses = (self._summed(sums.detach().double()) / counts).float()
+        counts = sum_over_ranks(counts.to(rows.device, torch.float32), self._group)
+        rows = sum_over_ranks(rows, self._group) / counts[:, None]
+        losses = (sum_over_ranks(sums.detach().double(), self._group) / counts).float()
         bad = ~(rows.isfinite().all(dim=1) & losses.isfinite())
         return Measured(rows.masked_fill(bad[:, None], torch.nan), losses.masked_fill(bad, torch.nan), counts)
 
@@ -100,7 +100,7 @@ class Instrument:
         with self._untouched() as restart:
             parts = [self._after(part, values, batch, restart) for part in steps.split(size)]
         sums, counts = (torch.cat(each) for each in zip(*parts, strict=True))
-        return self._summed(sums) / self._summed(counts)
+        return sum_over_ranks(sums, self._group) / sum_over_ranks(counts, self._group)
 
     def _after(
         self, steps: Tensor, values: dict[str, Tensor], batch: Any, restart: Callable[[], None]
@@ -130,7 +130,11 @@ class Instrument:
 
     def _call(self, values: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, Tensor]:
         named = {place: values[name] for place, name in self._places}
-        buffers = {place: buffer.clone() for place, buffer in self._buffers}
+        buffers = {
+            f"{prefix}.{name}": buffer.clone()
+            for prefix, module in self._modules
+            for name, buffer in module.named_buffers(recurse=False)
+        }
         return torch.func.functional_call(self._holder, {**named, **buffers}, (batch,), tie_weights=False)
 
     def _detached(self, weights: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
@@ -155,12 +159,6 @@ class Instrument:
 
             yield restart
 
-    def _summed(self, values: Tensor) -> Tensor:
-        if ranks(self._group) > 1:
-            values = values.contiguous()
-            torch.distributed.all_reduce(values, group=self._group)
-        return values
-
 
 class _Holder(nn.Module):
     """Makes of the loss a module's forward, so that weights can be passed in."""
@@ -168,7 +166,8 @@ class _Holder(nn.Module):
     def __init__(self, model: nn.Module, losses: LossSums) -> None:
         super().__init__()
         self.model = model
-        self._losses = losses
+        # In a tuple: a loss that is a module itself has its own parameters, which are not the model's.
+        self._losses = (losses,)
 
     def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
-        return self._losses(self.model, batch)
+        return self._losses[0](self.model, batch)

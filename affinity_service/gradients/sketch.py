@@ -27,7 +27,7 @@ class CountSketch:
     """
 
     def __init__(self, sizes: Sequence[int], dimension: int, seed: int = 0) -> None:
-        self.dimension = dimension
+        self.dimension, self.seed = dimension, seed
         self._places: list[tuple[Tensor, Tensor]] = []
         generator = torch.Generator().manual_seed(seed)
         for size in sizes:

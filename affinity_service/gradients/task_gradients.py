@@ -57,10 +57,10 @@ def ranks(group: Any = None) -> int:
     return torch.distributed.get_world_size(group) if running else 1
 
 
-def mean_over_ranks(values: Tensor, group: Any = None) -> Tensor:
-    """The mean over data-parallel ranks, in place. Gradients are averaged, never cosines: only so do two ranks give
+def sum_over_ranks(values: Tensor, group: Any = None) -> Tensor:
+    """Summed in place where there are several ranks. Gradients are averaged, never cosines: only so do two ranks give
     what one process gives."""
     if ranks(group) > 1:
+        values = values.contiguous()
         torch.distributed.all_reduce(values, group=group)
-        values /= ranks(group)
     return values

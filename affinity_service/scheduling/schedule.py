@@ -80,8 +80,10 @@ class Schedule:
         self._position = 0
         self._classes: list[list[int]] = []
         count = len(self.tasks)
-        self._last, self._visits, self._longest, self._skipped = ([-1] * count, *([0] * count for _ in range(3)))
-        self._plain = False
+        # Steps in which each task was last trained, and last had its turn, with or without examples.
+        self._last, self._offered = [-1] * count, [-1] * count
+        self._visits, self._longest, self._skipped = ([0] * count for _ in range(3))
+        self._plain = self._expected = False
 
     def plan(self) -> Plan:
         everyone = list(range(len(self.tasks)))
@@ -105,10 +107,22 @@ class Schedule:
                     self.step_count, self.tasks[task], self._skipped[task],
                 )  # fmt: skip
 
+    def expect(self, missing: Sequence[str]) -> None:
+        """Says once when a refresh is not given the losses of these tasks: their averages grow old."""
+        if missing and not self._expected:
+            self._expected = True
+            log.warning(
+                "step %d: the plan asks for a refresh, but there is no loss of %s: conflicts are drawn from older "
+                "gradients of theirs; give the losses of all tasks where plan.refresh is true",
+                self.step_count, ", ".join(missing),
+            )  # fmt: skip
+
     def step(self, trained: Sequence[str]) -> None:
         """One optimizer step was made on these tasks; draws the graph anew when it is time."""
         now = self.step_count
         own = set(self.index(trained))
+        for task in self.index(self.plan().active):
+            self._offered[task] = now
         for task in range(len(self.tasks)):
             if task in own:
                 self._last[task] = now
@@ -126,17 +140,20 @@ class Schedule:
         rho = -cosines(self.averages.gram()).numpy()
         np.fill_diagonal(rho, 0.0)
         tau = threshold(self.step_count, settings.tau, settings.warmup, settings.anneal)
-        if settings.quantile is not None and tau < 1:
-            # The share of pairs that may conflict grows as the threshold would have fallen.
-            grown = (1 - tau) / (1 - settings.tau) if settings.tau < 1 else 0.0
-            tau = quantile_threshold(rho, settings.quantile * grown)
+        if settings.quantile is not None:
+            # The share of pairs that may conflict grows as the threshold would have fallen to 0.
+            grown = 1 - threshold(self.step_count, 0.0, settings.warmup, settings.anneal)
+            tau = quantile_threshold(rho, settings.quantile * grown) if grown else 1.0
         edges = conflicts(rho, tau)
         classes = colour_classes(count, edges)
         colours = {self.tasks[task]: colour for colour, members in enumerate(classes) for task in members}
-        waits = [self.step_count - 1 - last for last in self._last]
+        # A task without examples must not keep the others waiting: its turn counts, whether it could use it or not.
+        waits = [self.step_count - 1 - last for last in self._offered]
         filled, shortfall = raise_coverage(most_stale_first(classes, waits), edges, settings.coverage, count)
         self._classes, self._position = filled, 0
-        self._left = settings.refresh
+        # The end of the warm-up is a refresh as well.
+        rest = settings.warmup - self.step_count
+        self._left = max(settings.probes, rest) if 0 < rest < settings.refresh else settings.refresh
         pairs = count * (count - 1) / 2
         density = len(edges) / pairs if pairs else 0.0
 
@@ -189,6 +206,7 @@ class Schedule:
         self.tasks = _checked([*self.tasks, name])
         self.averages.add()
         self._last.append(self.step_count - 1)
+        self._offered.append(self.step_count - 1)
         for counts in (self._visits, self._longest, self._skipped):
             counts.append(0)
         for members in self._classes:
@@ -200,7 +218,7 @@ class Schedule:
         (gone,) = self.index([name])
         self.tasks = _checked([task for task in self.tasks if task != name])
         self.averages.remove(gone)
-        for counts in (self._last, self._visits, self._longest, self._skipped):
+        for counts in (self._last, self._offered, self._visits, self._longest, self._skipped):
             del counts[gone]
         kept = [[task - (task > gone) for task in members if task != gone] for members in self._classes]
         self._classes = [members for members in kept if members]
@@ -216,6 +234,7 @@ class Schedule:
             "position": self._position,
             "classes": [list(members) for members in self._classes],
             "last": list(self._last),
+            "offered": list(self._offered),
             "visits": list(self._visits),
             "longest": list(self._longest),
             "skipped": list(self._skipped),
@@ -249,8 +268,8 @@ class Schedule:
             )
         self.step_count, self._left, self._position = state["step"], state["left"], state["position"]
         self._classes = [list(members) for members in state["classes"]]
-        self._last, self._visits, self._longest, self._skipped = (
-            list(state[name]) for name in ("last", "visits", "longest", "skipped")
+        self._last, self._offered, self._visits, self._longest, self._skipped = (
+            list(state[name]) for name in ("last", "offered", "visits", "longest", "skipped")
         )
         self._plain = state["plain"]
         self.averages.load_state_dict(state)

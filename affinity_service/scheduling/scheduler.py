@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from affinity_service.errors import UserError
 from affinity_service.gradients.sketch import sketch_of
-from affinity_service.gradients.task_gradients import mean_over_ranks, ranks, task_gradients
+from affinity_service.gradients.task_gradients import ranks, sum_over_ranks, task_gradients
 from affinity_service.scheduling.aggregators import Aggregator, named_aggregator
 from affinity_service.scheduling.leaves import leaves_of
 from affinity_service.scheduling.schedule import Plan, Refresh, Schedule
@@ -29,8 +28,8 @@ class InterferenceScheduler:
     ...     optimizer.step()
     ...     scheduler.step()
 
-    ``zero_grad`` is not needed: what one step wrote, the next one drops, so that the heads of inactive tasks have
-    ``.grad is None`` and no optimizer moves them; calling it does no harm.
+    ``zero_grad`` is not needed: ``step`` drops the gradients that ``backward`` wrote, so that the heads of inactive
+    tasks have ``.grad is None`` and no optimizer moves them; calling it does no harm.
 
     The moving averages are of the gradients of *all* tasks on one batch, taken in the `probes` steps before each
     refresh: then no average is stale, and the other steps cost what a summed loss costs. The paper's rule, averages of
@@ -53,8 +52,10 @@ class InterferenceScheduler:
     sketch : keep averages as seeded sketches of so many numbers; None keeps whole gradients, auto chooses by size.
     seed : of the sketch.
     aggregator : how the active tasks' gradients are combined: a function (m, p) → (p,), the name of one of torchjd's,
-        or their sum. It needs the gradient of every active task in every step.
-    process_group : data-parallel ranks over which gradients are averaged; the default group where there is one.
+        or their sum. It needs the gradient of every active task in every step. Lengths are the aggregator's own: PCGrad
+        adds, MGDA and UPGrad average, and one task alone keeps its gradient.
+    process_group : data-parallel ranks over which gradients are averaged, each of which calls ``backward`` in every
+        step; the default group where there is one.
 
     Raises
     ------
@@ -90,10 +91,10 @@ class InterferenceScheduler:
         width = sum(sizes) if self._sketch is None else self._sketch.dimension
         self._schedule = Schedule(tasks, width, settings, self._shared[0].device)
         self._aggregate = named_aggregator(aggregator) if isinstance(aggregator, str) else aggregator
+        self._given = aggregator if isinstance(aggregator, str) else None
         self._group = process_group
         self._trained: list[str] | None = None
-        self._leaves: dict[str, list[Tensor]] = {}
-        self._written: list[tuple[Tensor, weakref.ref[Tensor]]] = []
+        self._written: dict[int, Tensor] = {}
         self._reached: torch.Tensor | None = None
 
     @property
@@ -122,42 +123,74 @@ class InterferenceScheduler:
         UserError
             An unknown task, a loss that is no scalar of a graph, or a shared parameter that no task's loss reaches.
         """
-        plan, settings = self.plan(), self._schedule.settings
+        plan = self.plan()
         self._schedule.index(list(losses))
         for name, loss in losses.items():
             if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
                 raise UserError(f"loss of task {name!r}: expected a scalar tensor with a graph, found {_shown(loss)}")
-        if self._trained is None:
-            self._drop_written()
-        active = [name for name in plan.active if name in losses]
+        holders = self._holders(losses)
+        active = [name for name in plan.active if holders[name]]
+        if plan.refresh:
+            self._schedule.expect([name for name in self.tasks if not holders[name]])
         combined = self._aggregate is not None and len(active) > 1
-        tracked = list(losses) if plan.refresh else active if settings.track == "active" else []
-        needed = tracked if set(active) <= set(tracked) or not combined else [*tracked, *active]
-        gradient = self._measure(losses, needed, tracked, active if combined else [])
-        if active:
-            self._write(losses, active, gradient)
+        rows = self._measured(losses, holders, plan, combined)
+        aggregate = None
+        if combined:
+            # One whose gradient is not finite would spoil the others': it sits this step out.
+            active = [name for name in active if bool(rows[name].isfinite().all())]
+            aggregate = self._combined([rows[name] for name in active])
+        mine = [name for name in active if name in losses]
+        if mine:
+            self._write(losses, mine, aggregate)
         self._trained = [*(self._trained or []), *active]
 
-    def _measure(
-        self, losses: Mapping[str, Tensor], needed: list[str], tracked: list[str], active: list[str]
-    ) -> Tensor | None:
-        """Takes the gradients of `tracked` into the averages; the aggregate (p,) of those of `active`, if any."""
-        if not needed:
-            return None
-        # Whole rows are needed to combine them, sketches only to compare.
-        whole = bool(active) or self._sketch is None
-        found = task_gradients([losses[name] for name in needed], self._shared, None if whole else self._sketch)
-        self._check_reached(found.reached, needed)
-        rows = mean_over_ranks(found.rows, self._group)
-        if tracked:
-            own = rows[: len(tracked)]
-            if whole and self._sketch is not None:
-                own = self._sketch.rows(own, [parameter.numel() for parameter in self._shared])
-            self._schedule.measured(tracked, own)
-        if not active:
-            return None
+    def _holders(self, losses: Mapping[str, Tensor]) -> dict[str, int]:
+        """How many ranks have a loss of each task: all of them must come to the same turns."""
+        found = torch.tensor([float(name in losses) for name in self.tasks], device=self._shared[0].device)
+        if ranks(self._group) > 1:
+            torch.distributed.all_reduce(found, group=self._group)
+        return {name: round(count) for name, count in zip(self.tasks, found.tolist(), strict=True)}
+
+    def _measured(
+        self, losses: Mapping[str, Tensor], holders: Mapping[str, int], plan: Plan, combined: bool
+    ) -> dict[str, Tensor]:
+        """Takes the gradients that the plan asks for into the averages; (p,) gradients by task where they are combined.
+
+        What is measured follows from the plan and from what all ranks have, so that every rank reduces alike.
+        """
+        tracked = list(self.tasks) if plan.refresh else list(plan.active) * (self._schedule.settings.track == "active")
+        wanted = [name for name in self.tasks if name in tracked or (combined and name in plan.active)]
+        wanted = [name for name in wanted if holders[name]]
+        if not wanted:
+            return {}
+        own = [name for name in wanted if name in losses]
+        # Whole gradients are needed to combine them, sketches only to compare.
+        sketch = None if combined else self._sketch
+        found = task_gradients([losses[name] for name in own], self._shared, sketch)
+        self._check_reached(found.reached, own)
+        rows = found.rows.new_zeros(len(wanted), found.rows.shape[1])
+        rows[[wanted.index(name) for name in own]] = found.rows
+        counts = rows.new_tensor([holders[name] for name in wanted])[:, None]
+        compared = rows
+        if self._sketch is not None and sketch is None:
+            compared = self._sketch.rows(rows, [parameter.numel() for parameter in self._shared])
+        compared = sum_over_ranks(compared.clone() if combined else compared, self._group) / counts
+        places = [number for number, name in enumerate(wanted) if name in tracked]
+        if places:
+            self._schedule.measured([wanted[number] for number in places], compared[places])
+        if not combined:
+            return {}
+        return dict(zip(wanted, sum_over_ranks(rows, self._group) / counts, strict=True))
+
+    def _combined(self, rows: list[Tensor]) -> Tensor:
+        """The aggregate (p,), nothing where no row is left; that of rank 0, as some aggregators draw at random."""
         assert self._aggregate is not None
-        return self._aggregate(rows[[needed.index(name) for name in active]])
+        if not rows:
+            return torch.zeros(sum(parameter.numel() for parameter in self._shared), device=self._shared[0].device)
+        made = self._aggregate(torch.stack(rows)) if len(rows) > 1 else rows[0]
+        if ranks(self._group) > 1:
+            torch.distributed.broadcast(made, group=self._group, group_src=0)
+        return made
 
     def _check_reached(self, reached: Tensor, names: list[str]) -> None:
         """A shared parameter that no task trains is a mistake in the list; only a batch of all tasks can tell."""
@@ -173,16 +206,13 @@ class InterferenceScheduler:
                 )
 
     def _write(self, losses: Mapping[str, Tensor], active: list[str], aggregate: Tensor | None) -> None:
-        for name in active:
-            if name not in self._leaves:
-                self._leaves[name] = leaves_of(losses[name])
-        leaves = list({id(leaf): leaf for name in active for leaf in self._leaves[name]}.values())
+        leaves = list({id(leaf): leaf for name in active for leaf in leaves_of(losses[name])}.values())
         total = torch.stack([losses[name].reshape(()) for name in active]).sum()
         if aggregate is None:
             total.backward()
         else:
             self._write_combined(total, leaves, aggregate)
-        self._written += [(leaf, weakref.ref(leaf.grad)) for leaf in leaves if leaf.grad is not None]
+        self._written |= {id(leaf): leaf for leaf in leaves}
 
     def _write_combined(self, total: Tensor, leaves: Sequence[Tensor], aggregate: Tensor) -> None:
         """The aggregate for the shared parameters, the summed losses' gradient for the tasks' own."""
@@ -201,15 +231,14 @@ class InterferenceScheduler:
             gradient = part.view_as(parameter).to(parameter.dtype)
             parameter.grad = gradient.clone() if old is None else old + gradient
 
-    def _drop_written(self) -> None:
-        """Gradients of the step before that nobody has cleared; others are left alone."""
-        for leaf, gradient in self._written:
-            if leaf.grad is not None and leaf.grad is gradient():
-                leaf.grad = None
-        self._written = []
-
     def step(self) -> None:
-        """After the optimizer's step: on to the next turn; draws the graph anew when it is time."""
+        """After the optimizer's step: on to the next turn; draws the graph anew when it is time.
+
+        The gradients of all parameters that ``backward`` wrote to in this step are set to None.
+        """
+        for leaf in self._written.values():
+            leaf.grad = None
+        self._written = {}
         trained = self.plan().active if self._trained is None else list(dict.fromkeys(self._trained))
         self._trained = None
         self._schedule.step(trained)
@@ -227,15 +256,38 @@ class InterferenceScheduler:
     def remove_task(self, name: str) -> None:
         """Raises UserError for an unknown task and for the last one."""
         self._schedule.remove_task(name)
-        self._leaves.pop(name, None)
+        if self._trained is not None:
+            self._trained = [task for task in self._trained if task != name]
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers and names; a resumed run goes on bit for bit. Take it between ``step`` and ``plan``."""
-        return self._schedule.state_dict()
+        """Tensors, numbers and names; a resumed run goes on bit for bit.
+
+        Raises
+        ------
+        UserError
+            Between ``backward`` and ``step``, when a step is half made.
+        """
+        if self._trained is not None:
+            raise UserError("state_dict between backward and step would lose the step: call scheduler.step() first")
+        return {**self._schedule.state_dict(), "made_for": self._made_for()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises UserError for a state of other tasks, settings or parameters."""
+        """Raises UserError for a state of other tasks, settings, parameters, sketch or aggregator."""
+        for key, value in self._made_for().items():
+            if state["made_for"][key] != value:
+                raise UserError(f"the state was made with {key} {state['made_for'][key]}, this scheduler has {value}")
         self._schedule.load_state_dict(state)
+
+    def _made_for(self) -> dict[str, Any]:
+        """What decides the meaning of the averages' numbers, beside the tasks and settings."""
+        shapes = [(name, list(parameter.shape)) for name, parameter in zip(self._names, self._shared, strict=True)]
+        sketch = None if self._sketch is None else [self._sketch.dimension, self._sketch.seed]
+        aggregator = type(self._aggregate).__name__ if self._given is None else self._given
+        return {
+            "shared parameters": [f"{name} {shape}" for name, shape in shapes],
+            "sketch": sketch,
+            "aggregator": aggregator,
+        }
 
 
 def _named(parameters: Iterable[Any]) -> dict[str, Tensor]:
@@ -243,7 +295,7 @@ def _named(parameters: Iterable[Any]) -> dict[str, Tensor]:
     named: dict[str, Tensor] = {}
     seen: set[int] = set()
     for number, entry in enumerate(parameters):
-        name, parameter = entry if isinstance(entry, tuple) else (f"number {number} {tuple(entry.shape)}", entry)
+        name, parameter = entry if isinstance(entry, tuple) else (f"number {number}", entry)
         if not isinstance(parameter, Tensor):
             raise UserError(f"shared_parameters: {name} is {type(parameter).__name__}; expected tensors")
         if parameter.requires_grad and id(parameter) not in seen:

@@ -32,16 +32,15 @@ def answer(x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
     own = model()
     found = {}
     for aggregator in ("sum", "UPGrad"):
-        own.zero_grad()
         scheduler = InterferenceScheduler(
             own["body"].named_parameters(), TASKS, tau=-1.0, refresh=1, aggregator=aggregator
         )
-        losses = dict(zip(TASKS, per_task(own, x, y).mean(dim=0), strict=True))
-        scheduler.backward(losses)
+        scheduler.backward(dict(zip(TASKS, per_task(own, x, y).mean(dim=0), strict=True)))
+        if aggregator != "sum":
+            # A sum is left to the parallel wrapper; an aggregate is made of averaged gradients here.
+            found["aggregate"] = own["body"].weight.grad.clone()
         scheduler.step()
         found[f"interference, {aggregator}"] = torch.from_numpy(scheduler.history[0].interference)
-    # A sum is left to the parallel wrapper; an aggregate is made of averaged gradients here.
-    found["aggregate"] = own["body"].weight.grad.clone()
     tool = Instrument(
         own, lambda m, batch: (per_task(m, *batch).sum(dim=0), torch.full((3,), len(batch[0]))), ["body.weight"]
     )
@@ -49,12 +48,26 @@ def answer(x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
     return found | {"lookahead": step.lookahead, "cosine": step.cosine, "losses": step.losses}
 
 
+def uneven(rank: int, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Each rank lacks a task, and PCGrad draws another order on each."""
+    own = model()
+    torch.manual_seed(rank)
+    scheduler = InterferenceScheduler(own["body"].named_parameters(), TASKS, aggregator="PCGrad", refresh=1)
+    losses = dict(zip(TASKS, per_task(own, x, y).mean(dim=0), strict=True))
+    del losses["c" if rank == 0 else "b"]
+    scheduler.backward(losses)
+    found = {"gradient": own["body"].weight.grad.clone()}
+    scheduler.step()
+    return found | {"averages": scheduler.state_dict()["values"][0]}
+
+
 def one_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     x, y = data()
-    # Unequal parts would make a mean of means; the instrument counts examples, the scheduler averages as DDP does.
-    torch.save(answer(x[rank::2], y[rank::2]), f"{folder}/{rank}.pt")
+    own = x[rank::2], y[rank::2]
+    torch.save(answer(*own), f"{folder}/{rank}.pt")
+    torch.save(uneven(rank, *own), f"{folder}/uneven-{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -67,3 +80,16 @@ def test_two_ranks_are_one_process(tmp_path: Path):
             torch.testing.assert_close(
                 found[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
             )
+    first, second = (torch.load(tmp_path / f"uneven-{rank}.pt", weights_only=True) for rank in range(2))
+    assert torch.equal(first["gradient"], second["gradient"])
+    assert torch.equal(first["averages"], second["averages"])
+    # What only one rank has examples of is that rank's; what both have is their mean.
+    x, y = data()
+    own = model()
+    rows = {}
+    for rank in range(2):
+        for task, loss in zip(TASKS, per_task(own, x[rank::2], y[rank::2]).mean(dim=0), strict=True):
+            gradient = torch.autograd.grad(loss, list(own["body"].parameters()), retain_graph=True)
+            rows[rank, task] = torch.cat([part.flatten() for part in gradient])
+    wanted = torch.stack([(rows[0, "a"] + rows[1, "a"]) / 2, rows[0, "b"], rows[1, "c"]])
+    torch.testing.assert_close(first["averages"], 0.1 * wanted, rtol=1e-4, atol=1e-6)

@@ -163,6 +163,66 @@ def test_a_sum_by_function_is_the_plain_sum():
         torch.testing.assert_close(a, b)
 
 
+def test_an_aggregator_gets_only_gradients_that_are_there(caplog):
+    """A task without examples, or with a bad gradient, would make MGDA's answer zero and everyone's NaN."""
+    for broken in ("missing", "nan"):
+        model, scheduler = built(Model(), warmup=100, aggregator="MGDA")
+        given = losses(model, 0, TASKS)
+        if broken == "missing":
+            del given["d"]
+        else:
+            given["d"] = given["d"] * float("nan")
+        scheduler.backward(given)
+        assert torch.isfinite(model.body[0].weight.grad).all()
+        assert float(model.body[0].weight.grad.abs().max()) > 0
+        assert model.heads["d"].weight.grad is None
+        scheduler.step()
+        assert scheduler._schedule.state_dict()["visits"] == [1, 1, 1, 0]
+    assert "the gradient of task d is not finite" in caplog.text
+
+
+def test_step_drops_what_backward_wrote_whatever_was_done_to_it():
+    model, scheduler = built(Model())
+    for step in range(3):
+        if step == 1:
+            # Unfrozen on the way, and scaled by assignment.
+            model.heads["a"].requires_grad_(True)
+        else:
+            model.heads["a"].requires_grad_(step == 2)
+        plan = scheduler.plan()
+        scheduler.backward(losses(model, step, TASKS if plan.refresh else plan.active))
+        model.body[0].weight.grad = model.body[0].weight.grad * 0.5
+        scheduler.step()
+        assert all(parameter.grad is None for parameter in model.parameters())
+    # A regulariser of the user's own before it is kept.
+    (model.body[0].weight.square().sum() * 1000).backward()
+    before = model.body[0].weight.grad.clone()
+    plan = scheduler.plan()
+    given = losses(model, 3, TASKS if plan.refresh else plan.active)
+    own = torch.autograd.grad(sum(given[name] for name in plan.active), model.body[0].weight, retain_graph=True)[0]
+    scheduler.backward(given)
+    torch.testing.assert_close(model.body[0].weight.grad, before + own)
+
+
+def test_a_refresh_without_all_losses_is_said_once_and_a_task_without_examples_keeps_nobody_waiting(caplog):
+    model, scheduler = built(Model(), tau=-1.0, refresh=1)
+    with caplog.at_level(logging.WARNING, "affinity_service.scheduling"):
+        for step in range(30):
+            scheduler.backward(losses(model, step, [name for name in scheduler.plan().active if name != "c"]))
+            scheduler.step()
+    visits = scheduler.history[-1].visits
+    assert visits["c"] == 0
+    assert min(visits[name] for name in "abd") >= 6
+    assert caplog.text.count("the plan asks for a refresh, but there is no loss of") == 1
+
+
+def test_the_end_of_the_warm_up_is_a_refresh():
+    model, scheduler = built(warmup=10, refresh=32)
+    train(scheduler, model, torch.optim.SGD(model.body.parameters(), lr=0.01), 12)
+    assert [record.step for record in scheduler.history] == [1, 10]
+    assert [len(record.active) for record in scheduler.history] == [1, 2]
+
+
 def test_tasks_come_and_go():
     model, scheduler = built()
     optimizer = torch.optim.SGD(model.body.parameters(), lr=0.01)
@@ -202,7 +262,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_average_as_it_was(caplog):
     model, scheduler = built(warmup=100)
     scheduler.backward(losses(model, 0, TASKS))
     scheduler.step()
-    before = scheduler.state_dict()["values"]
+    before = scheduler._schedule.state_dict()["values"]
     for _ in range(3):
         scheduler.step()
     assert scheduler.plan().refresh
@@ -210,7 +270,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_average_as_it_was(caplog):
     given["b"] = given["b"] * float("inf")
     with caplog.at_level(logging.WARNING, "affinity_service.scheduling"):
         scheduler.backward(given)
-    after = scheduler.state_dict()["values"]
+    after = scheduler._schedule.state_dict()["values"]
     assert torch.equal(before[:, 1], after[:, 1])
     assert not torch.equal(before[:, 0], after[:, 0])
     assert "the gradient of task b is not finite" in caplog.text
@@ -295,5 +355,19 @@ def test_a_state_of_other_tasks_settings_or_parameters_is_refused():
         InterferenceScheduler(body.parameters(), TASKS[::-1], refresh=4).load_state_dict(state)
     with pytest.raises(UserError, match="the state was made with refresh 4, this scheduler has 5"):
         InterferenceScheduler(body.parameters(), TASKS, refresh=5).load_state_dict(state)
-    with pytest.raises(UserError, match="the state's gradients have 48 numbers, those of this scheduler 40"):
-        InterferenceScheduler([body[0].weight], TASKS, refresh=4).load_state_dict(state)
+    for settings, message in (
+        (
+            {"shared_parameters": [body[0].weight]},
+            r"made with shared parameters .*number 1 \[8\].*, this scheduler has",
+        ),
+        ({"sketch": 16}, r"made with sketch None, this scheduler has \[16, 0\]"),
+        ({"aggregator": "MGDA"}, "made with aggregator sum, this scheduler has MGDA"),
+    ):
+        with pytest.raises(UserError, match=message):
+            InterferenceScheduler(
+                **{"shared_parameters": body.parameters(), "tasks": TASKS, "refresh": 4, **settings}
+            ).load_state_dict(state)
+    model, scheduler = built()
+    scheduler.backward(losses(model, 0, TASKS))
+    with pytest.raises(UserError, match="state_dict between backward and step would lose the step"):
+        scheduler.state_dict()
