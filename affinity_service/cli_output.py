@@ -73,7 +73,8 @@ def print_networks(found: TaskNetworks) -> None:
         view.add_row(str(index), Text(", ".join(names)), Text(", ".join(served)))
     out.print(view)
     least = "" if found.bound is None else f"; at best {found.bound:.4f} with the {found.evaluated} networks looked at"
-    out.print(f"mean predicted loss {found.loss:.4f}{least}", highlight=False)
+    if found.loss is not None:
+        out.print(f"mean predicted loss {found.loss:.4f}{least}", highlight=False)
     if not found.settled:
         out.print("Not proved to be the last word: better networks may exist.")
 

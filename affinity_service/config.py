@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from affinity_service.config_base import Execution, StageConfig
 from affinity_service.config_sources import Source
 from affinity_service.config_text import UniqueKeys, explain
-from affinity_service.config_training import MEASURED, MeasureConfig, MeasuringPart, ScheduleConfig
+from affinity_service.config_training import MEASURED, AveragingPart, MeasureConfig, MeasuringPart, ScheduleConfig
 from affinity_service.errors import UserError
 
 # What `auto` grows to at most.
@@ -269,13 +269,19 @@ class Config(StageConfig):
         return self
 
     @model_validator(mode="after")
-    def _aggregator_has_its_gradients(self) -> Config:
-        if self.schedule is None or self.schedule.aggregator.lower() == "sum":
+    def _schedule_has_whole_gradients(self) -> Config:
+        if self.schedule is None:
             return self
-        if self.base.zero_stage or self.base.precision != "fp32" or self.base.accumulation > 1:
+        # ZeRO gives the heads of inactive tasks gradients of zero, or stale ones (stage 3), which would move them.
+        if self.base.zero_stage or self.base.precision != "fp32":
             raise ValueError(
-                f"schedule.aggregator {self.schedule.aggregator} replaces gradients, which base.zero_stage 0, "
-                "precision fp32 and accumulation 1 leave whole; use those, or aggregator sum"
+                "schedule leaves the heads of inactive tasks as they are, which only base.zero_stage 0 with precision "
+                f"fp32 does; found zero_stage {self.base.zero_stage}, precision {self.base.precision}"
+            )
+        if self.schedule.aggregator.lower() != "sum" and self.base.accumulation > 1:
+            raise ValueError(
+                f"schedule.aggregator {self.schedule.aggregator} replaces the gradient of a whole batch, but "
+                f"base.accumulation is {self.base.accumulation}: use 1, or aggregator sum"
             )
         return self
 
@@ -291,9 +297,20 @@ class Config(StageConfig):
             return None
         own = self.measure
         lookahead = own.always or self.affinity.estimator == "lookahead"
+        # Of what another measure needs, nothing: it must not train again when that changes.
         return MeasuringPart(
-            every=own.every, step=own.step, batch=own.batch, shared=own.shared, sketch=own.sketch, lookahead=lookahead
+            every=own.every,
+            step=own.step if lookahead else "sgd",
+            batch=own.batch,
+            shared=own.shared,
+            sketch=None if lookahead else own.sketch,
+            lookahead=lookahead,
         )
+
+    @property
+    def averaging(self) -> AveragingPart | None:
+        """How measurements are averaged; None where there are none."""
+        return None if self.measuring is None else AveragingPart(window=self.measure.window)
 
     @property
     def path_can_go(self) -> bool:

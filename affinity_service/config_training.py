@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -26,7 +26,7 @@ class MeasureConfig(StageConfig):
         (0.0, 1.0), description="part of the training up to its best epoch over which measurements are averaged"
     )
     shared: list[str] = Field([], description="patterns of shared parameter names; all outside the heads when empty")
-    sketch: int | Literal["auto"] | None = Field(
+    sketch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         "auto", description="numbers kept of a gradient by first_order and cosine; null: all; lookahead keeps all"
     )
     always: bool = Field(
@@ -53,6 +53,12 @@ class MeasuringPart(StageConfig):
     lookahead: bool
 
 
+class AveragingPart(StageConfig):
+    """What of it decides how measurements become a matrix."""
+
+    window: tuple[float, float]
+
+
 class ScheduleConfig(StageConfig):
     """Which tasks the base model trains in which step (SON-GOKU, arXiv 2509.16959)."""
 
@@ -66,7 +72,9 @@ class ScheduleConfig(StageConfig):
     probes: int = Field(1, ge=1, description="steps before each refresh whose gradients of all tasks are averaged")
     track: Literal["refresh", "active"] = Field("refresh", description="measure at refreshes, or active ones always")
     split: bool = Field(False, description="two averages in turns, whose products noise does not bias")
-    sketch: int | Literal["auto"] | None = Field("auto", description="numbers kept of a gradient; null: all of it")
+    sketch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        "auto", description="numbers kept of a gradient; null: all of it"
+    )
     aggregator: str = Field("sum", description="of the active tasks' gradients: sum, or one of torchjd's")
     shared: list[str] = Field([], description="patterns of shared parameter names; all outside the heads when empty")
     seed: int = Field(0, ge=0, description="of the sketch")

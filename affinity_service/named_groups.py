@@ -22,7 +22,8 @@ class TaskGroups:
 class TaskNetworks:
     """Networks by task name.
 
-    served_by : by task, the number of the network that serves it. loss : mean predicted loss of the tasks there.
+    served_by : by task, the number of the network that serves it. loss : mean predicted loss of the tasks there; None
+    where affinities were measured while training, which predict none.
     bound : no choice among the `evaluated` networks that were predicted has a lower loss; None by ``pairs``, whose
     certificate is of averaged pairs. settled : whether the choice is final: all neighbours of the networks were among
     those predicted, or by ``pairs``, no choice has a higher mean affinity.
@@ -30,7 +31,7 @@ class TaskNetworks:
 
     tasks: list[list[str]]
     served_by: dict[str, int]
-    loss: float
+    loss: float | None
     bound: float | None
     evaluated: int
     settled: bool

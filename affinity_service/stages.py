@@ -86,7 +86,7 @@ STAGES = (
     ),
     Stage(
         "affinity",
-        ("affinity", "measure"),
+        ("affinity", "averaging"),
         ("base_model.fingerprint",),
         ("affinity/",),
         "measured_affinity:average_measurements",
@@ -95,7 +95,7 @@ STAGES = (
     ),
     Stage(
         "validation",
-        ("validation", "measuring"),
+        ("validation", "measuring", "averaging"),
         ("suite", "base_model", "gradients", "fits", "affinity"),
         # The true trainings in validation/ are named by what decides them and stay.
         ("fidelity.json",),
@@ -114,7 +114,7 @@ STAGES = (
     Stage(
         "report",
         ("data",),
-        ("suite", "base_model", "gradients", "fits", "affinity", "groups.fingerprint", "group_models"),
+        ("suite", "base_model.fingerprint", "gradients", "fits", "affinity", "groups.fingerprint", "group_models"),
         ("report/",),
         "reporting:write_report_stage",
         on_ray=False,
@@ -159,5 +159,5 @@ def finished_stages(config: Config, suite_hash: str, folder: StudyFolder) -> Ite
 
 def estimates_identity(config: Config, folder: StudyFolder) -> str | None:
     """Stands for the estimates that the folder holds: those of the fits, or what was measured in the training."""
-    manifest = folder.manifest("base_model" if config.measured else "fits")
-    return None if manifest is None else manifest["fingerprint" if config.measured else "identity"]
+    manifest = folder.manifest("affinity" if config.measured else "fits")
+    return None if manifest is None else manifest["identity"]

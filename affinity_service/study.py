@@ -368,14 +368,17 @@ class Study:
         self.require("affinity")
         budget = checked_integer(budget, "budget", 1, None)
         affinity = self.affinity.affinity
-        require_losses(self.config, "networks")
         if method == "pairs":
-            pairs = select_networks(affinity, budget, singleton_score=np.diag(affinity))
-            predicted = self._losses([tuple(group) for group in pairs.groups])
-            losses = [float(predicted[row][pairs.groups[row].index(task)]) for task, row in enumerate(pairs.served_by)]
-            return TaskNetworks.named(
-                self.tasks, pairs.groups, pairs.served_by, float(np.mean(losses)), None, 0, pairs.optimal
-            )
+            # What a measured task does for itself is no choice between company and none: alone only where forced.
+            alone = None if self.config.measured else np.diag(affinity)
+            pairs = select_networks(affinity, budget, singleton_score=alone)
+            loss = None
+            if not self.config.measured:
+                predicted = self._losses([tuple(group) for group in pairs.groups])
+                served = enumerate(pairs.served_by)
+                loss = float(np.mean([predicted[row][pairs.groups[row].index(task)] for task, row in served]))
+            return TaskNetworks.named(self.tasks, pairs.groups, pairs.served_by, loss, None, 0, pairs.optimal)
+        require_losses(self.config, "networks by method direct (pairs does without)")
         if self._trains:
             raise UserError("networks: direct would fine-tune thousands of subsets (affinity.estimator); use pairs")
         start = cluster(centre_rows(affinity), min(len(self.tasks), budget)).groups

@@ -7,6 +7,7 @@ lowers the loss of receiver j, whose head stays. Matrices have a row per receive
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from affinity_service.errors import UserError
 from affinity_service.gradients.instrument import Instrument, Measured
 from affinity_service.gradients.sketch import CountSketch
 
@@ -66,8 +68,12 @@ def _copied(optimizer: torch.optim.Optimizer, clones: Mapping[int, Tensor]) -> A
         own = [clones[id(p)] for p in group["params"] if id(p) in clones]
         if own:
             groups.append({**{key: value for key, value in group.items() if key != "params"}, "params": own})
-    kind: Any = type(optimizer)
-    made = kind(groups)
+    missing = len(clones) - sum(len(group["params"]) for group in groups)
+    if missing:
+        raise UserError(f"{missing} of the shared parameters are not in the optimizer: its step for them is unknown")
+    # Settings and defaults by a shallow copy: constructors differ in what they require.
+    made: Any = copy.copy(optimizer)
+    made.param_groups, made.state = groups, defaultdict(dict)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if id(parameter) in clones and parameter in optimizer.state:
@@ -84,6 +90,7 @@ def measure_step(
     lookahead: bool = True,
     weights: Mapping[str, Tensor] | None = None,
     optimizer: tuple[torch.optim.Optimizer, Mapping[str, torch.nn.Parameter]] | None = None,
+    share: Tensor | None = None,
     sketch: CountSketch | None = None,
 ) -> StepAffinity:
     """All pairs from one batch.
@@ -95,6 +102,9 @@ def measure_step(
     lookahead : whether to evaluate the losses after the steps; without, only gradients are taken.
     weights : as of ``Instrument.gradients``.
     optimizer : the run's optimizer with the shared parameters by name, for its own step in place of the plain one.
+    share : (T,) what a task's *summed* loss counts for in the loss that the run trains, such as 1/(T·examples) for a
+        mean of means: the run's own optimizer has moments of that loss, so it is given the source's part of it. The
+        mean loss of the source when None.
     sketch : of gradients too long to keep one per task; a lookahead needs them whole.
     """
     assert sketch is None or not lookahead, "a step cannot be made of a sketch"
@@ -107,7 +117,11 @@ def measure_step(
         rows = sources.rows[known]
         found = torch.full_like(cosine, torch.nan)
         if len(rows):
-            steps = sgd_steps(rows, rate) if optimizer is None else optimizer_steps(rows, *optimizer)
+            if optimizer is None:
+                steps = sgd_steps(rows, rate)
+            else:
+                part = 1.0 if share is None else (share.to(rows) * sources.counts)[known][:, None]
+                steps = optimizer_steps(part * rows, *optimizer)
             where = batch if receivers is None else receivers
             # The losses before are taken along, so that both see the same dropout masks.
             after = instrument.losses_after(torch.cat([torch.zeros_like(rows[:1]), steps]), where, weights)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+
+import pyarrow.parquet as pq
 import ray
 
 from affinity_service.artifacts import fingerprint
 from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.train import progress_board, train_model
-from affinity_service.engine.train_job import TrainJob
+from affinity_service.engine.train_job import TURNS, TrainJob
+from affinity_service.scheduling.warnings import warnings_of
 
 
 def train_base_model(context: StageContext) -> StageOutcome:
@@ -23,6 +27,9 @@ def train_base_model(context: StageContext) -> StageOutcome:
     folder.write_bytes("base_model/second_moments.safetensors", trained.moments)
     for name, content in trained.beside.items():
         folder.write_bytes(f"base_model/{name}", content)
+    if TURNS in trained.beside:
+        for warning in warnings_of(pq.read_table(io.BytesIO(trained.beside[TURNS])).to_pylist(), suite.names):
+            context.warn(warning)
     history = {"best_epoch": trained.state.best_epoch + 1, "epochs": trained.state.history}
     folder.write_json("base_model/history.json", history)
     return StageOutcome(trained.state.flops, trained.state.world_size, identity=fingerprint(trained.weights.hex()))

@@ -93,7 +93,8 @@ def plain_optimizer(
     call it."""
     parameters = {name: nn.Parameter(weights[name].clone()) for name in names}
     optimizer = _optimizer_over(list(parameters.values()), config)
-    keys = ("exp_avg", "exp_avg_sq") if config.optimizer == "adamw" else ("momentum_buffer",)
+    momentum = ("momentum_buffer",) if config.momentum else ()
+    keys = ("exp_avg", "exp_avg_sq") if config.optimizer == "adamw" else momentum
     own = dict(engine.module.named_parameters())
     for name, parameter in parameters.items():
         state = {key: _optimizer_state(engine, own[name], key) for key in keys}

@@ -76,6 +76,16 @@ def _check_fit_for(config: Config, suite: Suite) -> None:
     if k != "auto" and k > tasks:
         raise UserError(f"groups.k is {k}, but the suite has {tasks} tasks; expected 1 … {tasks} or auto")
     check_possible(constraints_of(config.groups, suite.names), tasks, k)
+    for section in (config.measuring, config.schedule):
+        if section is not None:
+            from affinity_service.models import build_model
+            from affinity_service.models.shared import shared_parameters
+
+            shared_parameters(build_model(config.model, suite.inputs.shape[1:], suite.tasks, 0), section.shared)
+    if config.schedule is not None:
+        from affinity_service.scheduling.aggregators import named_aggregator
+
+        named_aggregator(config.schedule.aggregator)
     if config.group_models.trainer == "batched" and config.base.precision != "fp32":
         raise UserError(
             f"group_models.trainer is batched, which trains in fp32, but base.precision is {config.base.precision}: "

@@ -15,13 +15,12 @@ from affinity_service.affinity.lookahead import MEASURES, StepAffinity, measure_
 from affinity_service.config import TrainConfig
 from affinity_service.config_training import MeasuringPart
 from affinity_service.engine import deepspeed_engine
+from affinity_service.engine.train_job import MEASUREMENTS
 from affinity_service.gradients.instrument import Instrument
 from affinity_service.gradients.sketch import sketch_of
 from affinity_service.models import TaskLosses
 from affinity_service.models.shared import shared_parameters
 from affinity_service.tasks.suite import VALIDATION, Suite
-
-MEASUREMENTS = "measurements.parquet"
 
 
 class PlainModel:
@@ -60,8 +59,9 @@ class Recorder:
     def due(self, step: int) -> bool:
         return step % self.part.every == 0
 
-    def record(self, engine: Any, step: int, epoch: int, mine: np.ndarray) -> None:
-        """Before the step is made, at the weights as they are. mine : this rank's part of the step's batch."""
+    def record(self, engine: Any, step: int, epoch: int, mine: np.ndarray, share: Tensor) -> None:
+        """Before the step is made, at the weights as they are. mine : this rank's part of the step's batch. share :
+        (T,) what a task's summed loss counts for in the loss that is trained."""
         weights = deepspeed_engine.current_weights(engine)
         optimizer = None
         if self.part.lookahead and self.part.step == "optimizer":
@@ -74,6 +74,7 @@ class Recorder:
             lookahead=self.part.lookahead,
             weights=weights,
             optimizer=optimizer,
+            share=share,
             sketch=self._sketch,
         )
         self.rows.append({"step": step, "epoch": epoch, **_row(found)})

@@ -11,6 +11,7 @@ from affinity_service.config import MLPConfig, TrainConfig
 from affinity_service.config_training import MeasuringPart, ScheduleConfig
 
 # Files of a checkpoint.
+TURNS, MEASUREMENTS = "schedule.parquet", "measurements.parquet"
 STATE, WEIGHTS, MOMENTS, ENGINE = "state.json", "model.safetensors", "second_moments.safetensors", "engine"
 
 

@@ -106,13 +106,14 @@ class _Worker:
         for batch in epoch_batches(self.rows, self.config.batch_size, self.config.seed, self.state.epoch):
             mine = batch[self.rank :: self.world]
             if self.recorder is not None and self.recorder.due(self.state.steps):
-                self.recorder.record(self.engine, self.state.steps, self.state.epoch, mine)
+                share = self.weights / len(batch)
+                self.recorder.record(self.engine, self.state.steps, self.state.epoch, mine, share)
                 self.state.flops += self.recorder.flops(self.flops.forward, len(batch))
             micros = np.array_split(mine, self.config.accumulation)
             if self.turns is None:
                 total += sum(self._micro_step(micro) for micro in micros)
             else:
-                total += self._turn(self.turns, mine, micros)
+                total += self._turn(self.turns, batch, mine, micros)
             batches += len(micros)
             self.state.steps += 1
             self.state.flops += float(self.flops.training * len(batch))
@@ -125,25 +126,28 @@ class _Worker:
         self.engine.step()
         return float(loss.detach())
 
-    def _turn(self, turns: Turns, mine: np.ndarray, micros: list[np.ndarray]) -> float:
-        """An optimizer step on the tasks whose turn it is."""
+    def _turn(self, turns: Turns, batch: np.ndarray, mine: np.ndarray, micros: list[np.ndarray]) -> float:
+        """An optimizer step on the tasks whose turn it is; `batch` holds the rows of all ranks."""
         plan, active = turns.plan()
-        gradient = turns.gradients(self.engine, plan, active, mine)
-        losses = TaskLosses([self.suite.tasks[task] for task in active])
+        present = [task for task in active if self.suite.observed[batch, task].any()]
+        # Without any of them the step is still made, on losses of nothing, so that all ranks stay together.
+        trained = present or active
+        gradient = turns.gradients(self.engine, plan, present, mine, self.weights / len(batch))
+        losses = TaskLosses([self.suite.tasks[task] for task in trained])
         total = 0.0
         for micro in micros:
             inputs = torch.as_tensor(self.suite.inputs[micro], device=self.device, dtype=self.dtype)
-            labels = torch.as_tensor(self.suite.labels[micro][:, active], device=self.device)
-            each = losses(self.engine(inputs, active).float(), labels)
-            loss = (each * self.weights[active]).sum() / len(micro)
+            labels = torch.as_tensor(self.suite.labels[micro][:, trained], device=self.device)
+            each = losses(self.engine(inputs, trained).float(), labels)
+            loss = (each * self.weights[trained]).sum() / len(micro)
             self.engine.backward(loss)
-            drop_untrained(self.engine.module, set(active))
+            drop_untrained(self.engine.module, set(trained))
             if gradient is not None:
                 write_gradient(self.engine, turns.plain.shared, gradient)
             self.engine.step()
             # As of all tasks: the mean over those that train stands for the others.
-            total += float(loss.detach()) * len(self.suite.tasks) / len(active)
-        turns.step(active)
+            total += float(loss.detach()) * len(self.suite.tasks) / len(trained)
+        turns.step(present)
         return total
 
     def _forward(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -16,12 +16,14 @@ from torch import Tensor
 from affinity_service.config_training import ScheduleConfig
 from affinity_service.engine import deepspeed_engine
 from affinity_service.engine.measuring import PlainModel
+from affinity_service.engine.train_job import TURNS
 from affinity_service.gradients.sketch import sketch_of
+from affinity_service.gradients.task_gradients import ranks
 from affinity_service.scheduling.aggregators import named_aggregator
 from affinity_service.scheduling.schedule import Plan, Refresh, Schedule
 from affinity_service.scheduling.settings import ScheduleSettings
 
-SCHEDULE, AVERAGES, TURNS = "schedule.json", "averages.safetensors", "schedule.parquet"
+SCHEDULE, AVERAGES = "schedule.json", "averages.safetensors"
 
 
 class Turns:
@@ -42,9 +44,13 @@ class Turns:
         plan = self.schedule.plan()
         return plan, [self._indices[name] for name in plan.active]
 
-    def gradients(self, engine: Any, plan: Plan, active: list[int], mine: np.ndarray) -> Tensor | None:
+    def gradients(self, engine: Any, plan: Plan, active: list[int], mine: np.ndarray, share: Tensor) -> Tensor | None:
         """Takes the batch's gradients into the averages where the plan asks for it; the (p,) gradient that replaces the
-        summed one, where there is an aggregator."""
+        summed one, where there is an aggregator.
+
+        active : those that the batch has examples of. share : (T,) what a task's summed loss counts for per example of
+        the batch, so that the aggregate is of the gradients whose sum it replaces.
+        """
         combined = self._aggregate is not None and len(active) > 1
         always = self.config.track == "active"
         if not (plan.refresh or combined or always):
@@ -65,7 +71,15 @@ class Turns:
         if not combined:
             return None
         assert self._aggregate is not None
-        return self._aggregate(rows[active].nan_to_num())
+        own = rows[active] * (share.to(rows) * found.counts)[active][:, None]
+        own = own[own.isfinite().all(dim=1)]
+        if not len(own):
+            return rows.new_zeros(rows.shape[1])
+        made = self._aggregate(own) if len(own) > 1 else own[0]
+        # Some draw at random, and each rank has its own random numbers.
+        if ranks() > 1:
+            torch.distributed.broadcast(made, src=0)
+        return made
 
     def step(self, trained: list[int]) -> None:
         known = len(self.schedule.history)
@@ -128,7 +142,7 @@ def write_gradient(engine: Any, shared: list[str], gradient: Tensor) -> None:
 
 
 def drop_untrained(model: torch.nn.Module, trained: set[int]) -> None:
-    """Heads of tasks that took no part keep no gradient, though the engine filled theirs with zeros."""
+    """Heads of tasks that took no part keep no gradient, though the engine filled theirs with zeros. Stage 0 only."""
     from affinity_service.models import TaskHeads
 
     for module in model.modules():

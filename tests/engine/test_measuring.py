@@ -123,6 +123,9 @@ def test_a_study_by_lookahead_from_data_to_report(small_config, tmp_path):
     np.testing.assert_allclose(matrix.affinity, again.affinity)
     assert np.isfinite(matrix.standard_error).all()
     assert study.group(k=2).k == 2
+    networks = study.networks(2, "pairs")
+    assert set(networks.served_by) == set(names)
+    assert networks.loss is None
     for ask in (lambda: study.predict(names[:2]), lambda: study.best_partners(names[0]), lambda: study.networks(2)):
         with pytest.raises(UserError, match="they rank partners, but predict no losses"):
             ask()

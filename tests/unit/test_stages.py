@@ -40,7 +40,10 @@ def test_measured_affinities_need_no_gradients_and_fits():
 
 def test_only_what_changes_the_measurements_trains_again():
     assert changed(measure={"every": 3}) == set(), "nothing is measured"
+    # What was recorded beside them changes no gradient and no fit, which need the base model's weights only.
     assert changed(measure={"always": True}) == {"base_model", "validation"}
+    always = [fingerprints(config(measure={"always": True, "window": [low, 1]})) for low in (0, 0.5)]
+    assert {name for name in always[0] if always[0][name] != always[1][name]} == {"validation"}
     measured = fingerprints(config(affinity={"estimator": "lookahead"}))
     other_window = fingerprints(config(affinity={"estimator": "lookahead"}, measure={"window": [0.5, 1]}))
     assert measured["base_model"] == other_window["base_model"]
@@ -48,6 +51,9 @@ def test_only_what_changes_the_measurements_trains_again():
     # Both are read off the same gradients.
     first, cosine = (fingerprints(config(affinity={"estimator": name})) for name in ("first_order", "cosine"))
     assert first["base_model"] == cosine["base_model"] != measured["base_model"]
+    assert first["affinity"] != cosine["affinity"]
+    own_step = fingerprints(config(affinity={"estimator": "first_order"}, measure={"step": "optimizer"}))
+    assert own_step["base_model"] == first["base_model"], "first order makes no step"
 
 
 def test_a_schedule_is_part_of_the_base_model_alone():
@@ -58,14 +64,17 @@ def test_a_schedule_is_part_of_the_base_model_alone():
 def test_combinations_that_cannot_be_are_refused():
     with pytest.raises(UserError, match=r"groups\.method direct needs predicted losses"):
         config(affinity={"estimator": "lookahead"}, groups={"method": "direct"})
-    for base in ({"zero_stage": 1}, {"precision": "bf16"}, {"accumulation": 2}):
-        with pytest.raises(UserError, match=r"schedule\.aggregator PCGrad replaces gradients"):
-            config(schedule={"aggregator": "PCGrad"}, base=base)
+    for base in ({"zero_stage": 1}, {"precision": "bf16"}):
+        with pytest.raises(UserError, match=r"schedule leaves the heads of inactive tasks as they are"):
+            config(schedule={}, base=base)
+    with pytest.raises(UserError, match=r"schedule\.aggregator PCGrad replaces the gradient of a whole batch"):
+        config(schedule={"aggregator": "PCGrad"}, base={"accumulation": 2})
     for section, message in (
         ({"schedule": {"tau": 2}}, "schedule.tau"),
         ({"schedule": {"refresh": 2, "probes": 3}}, "probes 3 is more than the 2 steps"),
         ({"measure": {"window": [0.5, 0.5]}}, "window"),
         ({"measure": {"every": 0}}, "measure.every"),
+        ({"measure": {"sketch": -3}}, "measure.sketch"),
         ({"affinity": {"estimator": "lookbehind"}}, "affinity.estimator"),
     ):
         with pytest.raises(UserError, match=message):

@@ -166,6 +166,40 @@ def test_the_optimizers_own_step_has_its_limit(kind):
     assert gaps[1] < gaps[0]
 
 
+def test_an_optimizer_is_given_the_sources_part_of_the_loss_and_must_know_the_parameters():
+    model, data = Model().double(), batch(dtype=torch.float64)
+    named = dict(model.named_parameters())
+    tool = instrument(model)
+    shared = {name: named[name] for name in tool.shared}
+    sgd = torch.optim.SGD(model.parameters(), lr=0.5)
+    share = torch.full((TASKS,), 1.0) / (TASKS * tool.gradients(data).counts)
+    part = measure_step(tool, data, 0.5, optimizer=(sgd, shared), share=share)
+    plain = measure_step(tool, data, 0.5 / TASKS)
+    torch.testing.assert_close(part.lookahead, plain.lookahead, rtol=1e-4, atol=1e-7)
+    few = torch.optim.SGD([model.body[0].weight], lr=0.5)
+    with pytest.raises(UserError, match="3 of the shared parameters are not in the optimizer"):
+        measure_step(tool, data, 0.5, optimizer=(few, shared))
+
+
+def test_buffers_are_those_that_the_model_has_now():
+    class Scaled(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.ones(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * self.scale
+
+    model, data = Scaled(), batch()
+    tool = instrument(model)
+    before = tool.gradients(data).losses
+    model.scale = torch.full((), 3.0)
+    sums, counts = losses(model, data)
+    after = tool.gradients(data).losses
+    torch.testing.assert_close(after, (sums / counts).detach())
+    assert not torch.allclose(before, after)
+
+
 def fingerprint(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
     state = [v for own in optimizer.state.values() for v in own.values() if isinstance(v, Tensor)]
     gradients = [p.grad for p in model.parameters()]
