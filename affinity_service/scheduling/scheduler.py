@@ -146,9 +146,10 @@ class InterferenceScheduler:
 
     def _holders(self, losses: Mapping[str, Tensor]) -> dict[str, int]:
         """How many ranks have a loss of each task: all of them must come to the same turns."""
+        if ranks(self._group) == 1:
+            return {name: int(name in losses) for name in self.tasks}
         found = torch.tensor([float(name in losses) for name in self.tasks], device=self._shared[0].device)
-        if ranks(self._group) > 1:
-            torch.distributed.all_reduce(found, group=self._group)
+        torch.distributed.all_reduce(found, group=self._group)
         return {name: round(count) for name, count in zip(self.tasks, found.tolist(), strict=True)}
 
     def _measured(
