@@ -31,14 +31,7 @@ from affinity_service.errors import UserError
 from affinity_service.gradients.anchor import read_anchor
 from affinity_service.gradients.new_task import NewTask, new_task
 from affinity_service.gradients.store import FeatureStore
-from affinity_service.grouping import (
-    Constraints,
-    Grouping,
-    centre_rows,
-    choose_networks,
-    cluster,
-    select_networks,
-)
+from affinity_service.grouping import Constraints, Grouping, centre_rows, choose_networks, cluster, select_networks
 from affinity_service.grouping.direct import descend
 from affinity_service.grouping.matrix import checked_integer
 from affinity_service.grouping.partition import density

@@ -132,7 +132,11 @@ class _Worker:
         present = [task for task in active if self.suite.observed[batch, task].any()]
         # Without any of them the step is still made, on losses of nothing, so that all ranks stay together.
         trained = present or active
+        before = turns.measurements
         gradient = turns.gradients(self.engine, plan, present, mine, self.weights / len(batch))
+        # A pass backward per task, which counts as two forward.
+        passes = (turns.measurements - before) * (1 + 2 * len(self.suite.tasks))
+        self.state.flops += float(self.flops.forward * len(batch) * passes)
         losses = TaskLosses([self.suite.tasks[task] for task in trained])
         total = 0.0
         for micro in micros:

@@ -38,6 +38,8 @@ class Turns:
         self.schedule = Schedule(tasks, width, settings, plain.device)
         self._aggregate = named_aggregator(config.aggregator)
         self.records: list[dict[str, Any]] = []
+        # How often the gradients of all tasks were taken.
+        self.measurements = 0
         self._indices = {name: index for index, name in enumerate(tasks)}
 
     def plan(self) -> tuple[Plan, list[int]]:
@@ -55,6 +57,7 @@ class Turns:
         always = self.config.track == "active"
         if not (plan.refresh or combined or always):
             return None
+        self.measurements += 1
         # Whole gradients are needed to combine them, sketches only to compare.
         sketch = None if combined else self._sketch
         weights = deepspeed_engine.current_weights(engine)
@@ -67,6 +70,8 @@ class Turns:
             own = rows[tracked]
             if sketch is not self._sketch and self._sketch is not None:
                 own = self._sketch.rows(own, self.plain.instrument.sizes)
+                # Its sums are not ordered on a GPU, and ranks that see other digits may draw another graph.
+                self._from_first_rank(own)
             self.schedule.measured([self.schedule.tasks[task] for task in tracked], own)
         if not combined:
             return None
@@ -77,9 +82,13 @@ class Turns:
             return rows.new_zeros(rows.shape[1])
         made = self._aggregate(own) if len(own) > 1 else own[0]
         # Some draw at random, and each rank has its own random numbers.
-        if ranks() > 1:
-            torch.distributed.broadcast(made, src=0)
+        self._from_first_rank(made)
         return made
+
+    @staticmethod
+    def _from_first_rank(values: Tensor) -> None:
+        if ranks() > 1:
+            torch.distributed.broadcast(values, src=0)
 
     def step(self, trained: list[int]) -> None:
         known = len(self.schedule.history)
