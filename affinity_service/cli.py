@@ -89,11 +89,11 @@ def plan(
     from affinity_service.artifacts import StudyFolder
     from affinity_service.planning import feasible_plan
     from affinity_service.planning.view import assumptions, plan_table
-    from affinity_service.tasks import load_suite
+    from affinity_service.tasks.source import planned_suite
 
     settings = _load(config)
     expected = feasible_plan(
-        settings, load_suite(settings.data), StudyFolder.at(study or Path("studies", settings.name))
+        settings, planned_suite(settings.data), StudyFolder.at(study or Path("studies", settings.name))
     )
     if as_json:
         print_json(expected.to_dict())

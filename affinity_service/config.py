@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from affinity_service.config_base import Execution, StageConfig
-from affinity_service.config_sources import Source
+from affinity_service.config_graphs import GeneratedGraphSource, GraphTablesSource, SnapSource
+from affinity_service.config_sources import ArffSource, CsvSource, ParquetSource, PythonSource, YeastSource
 from affinity_service.config_text import UniqueKeys, explain
 from affinity_service.config_training import MEASURED, AveragingPart, MeasureConfig, MeasuringPart, ScheduleConfig
 from affinity_service.errors import UserError
@@ -19,11 +20,36 @@ from affinity_service.errors import UserError
 MOST_DIMENSION, MOST_LANDMARKS = 400, 4000
 
 
+Source = (
+    YeastSource
+    | ParquetSource
+    | CsvSource
+    | ArffSource
+    | PythonSource
+    | GraphTablesSource
+    | SnapSource
+    | GeneratedGraphSource
+)
+
+
 class MLPConfig(StageConfig):
     kind: Literal["mlp"] = "mlp"
     hidden: list[Annotated[int, Field(ge=1)]] = Field([64, 64], min_length=1)
     activation: Literal["relu", "tanh", "gelu"] = "relu"
     dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class SIGNConfig(StageConfig):
+    """A layer per hop of a graph's features, then shared layers (arXiv 2004.11198)."""
+
+    kind: Literal["sign"] = "sign"
+    hop_width: int = Field(32, ge=1, description="outputs of each hop's own layer")
+    hidden: list[Annotated[int, Field(ge=1)]] = Field([64], min_length=1)
+    activation: Literal["relu", "tanh", "gelu"] = "relu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+ModelConfig = MLPConfig | SIGNConfig
 
 
 class TrainConfig(StageConfig):
@@ -225,8 +251,8 @@ class Config(StageConfig):
     """The whole way of one study."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
-    data: Source
-    model: MLPConfig = MLPConfig()
+    data: Annotated[Source, Field(discriminator="source")]
+    model: Annotated[ModelConfig, Field(discriminator="kind")] = MLPConfig()
     base: TrainConfig = TrainConfig()
     gradients: GradientConfig = GradientConfig()
     fits: FitConfig = FitConfig()
@@ -240,6 +266,11 @@ class Config(StageConfig):
     validation: ValidationConfig = ValidationConfig()
     resources: ResourceConfig = ResourceConfig()
     written_by: Provenance | None = Execution(None, description="left by the study that resolved this config")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _kind_of_model(cls, value: Any) -> Any:
+        return {"kind": "mlp", **value} if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
     def _path_has_a_basis(self) -> Config:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -27,7 +27,10 @@ class SplitConfig(StageConfig):
 
 
 class SourceConfig(StageConfig):
-    """What every source of a suite shares."""
+    """What every source of a suite shares. Where `prepared`, a stage of the study makes the suite, and questions asked
+    later need the study folder only; other suites are read where they lie."""
+
+    prepared: ClassVar[bool] = False
 
     minimum_positives: int = Field(
         0, ge=0, description="a binary task with fewer positives is left out, and said so; 0: such a task is an error"
@@ -102,6 +105,3 @@ class PythonSource(SourceConfig):
     source: Literal["python"] = "python"
     function: str = Field(pattern=r"^[\w.]+:[\w.]+$", description="module:function")
     arguments: dict[str, Any] = Field({}, description="keyword arguments of the function")
-
-
-Source = Annotated[YeastSource | ParquetSource | CsvSource | ArffSource | PythonSource, Field(discriminator="source")]

@@ -47,7 +47,10 @@ class Stage:
 
 
 GRADIENTS, TRAINING = "gradients", "training"
+# Only of data that has to be prepared, such as a graph, whose files stand behind the need `source`.
+SUITE = "suite"
 STAGES = (
+    Stage(SUITE, ("data",), ("source",), ("suite/", "graph/"), "suite:prepare_suite"),
     Stage(
         "base_model",
         ("model", "base", "measuring", "schedule"),
@@ -126,7 +129,8 @@ STAGE_NAMES = tuple(dict.fromkeys(stage.name for stage in STAGES))
 def stages_of(config: Config) -> tuple[Stage, ...]:
     """The stages on the config's way."""
     way = TRAINING if config.measured else GRADIENTS
-    return tuple(stage for stage in STAGES if stage.way in ("", way))
+    on_way = (stage for stage in STAGES if stage.way in ("", way))
+    return tuple(stage for stage in on_way if stage.name != SUITE or config.data.prepared)
 
 
 def check_stage_name(name: str, stages: Sequence[Stage] = STAGES) -> None:
@@ -149,6 +153,10 @@ def finished_stages(config: Config, suite_hash: str, folder: StudyFolder) -> Ite
     """Names of the stages, from the first on, whose results belong to this config and suite."""
     identities = {"suite": suite_hash}
     for stage in stages_of(config):
+        if stage.name == SUITE:
+            # The hash stands for it; where its source lies now does not matter to what was made of it.
+            yield stage.name
+            continue
         if not folder.is_done(stage.name, stage.fingerprint(config, identities)):
             if stage.optional:
                 continue

@@ -44,6 +44,7 @@ from affinity_service.tables import read_table
 from affinity_service.tasks import load_suite
 from affinity_service.tasks.extend import with_task
 from affinity_service.tasks.names import task_index
+from affinity_service.tasks.prepared import read_suite
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Kind, Suite, Task
 from affinity_service.version import check_readable
 
@@ -289,6 +290,8 @@ class Study:
 
     def _suite(self) -> Suite:
         """The data itself, for true trainings."""
+        if self.config.data.prepared:
+            return read_suite(self.folder)
         suite = load_suite(self.config.data)
         if suite.content_hash != self.summary["content_hash"]:
             raise UserError(

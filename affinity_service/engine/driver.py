@@ -11,11 +11,14 @@ from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.engine.context import StageContext
 from affinity_service.errors import UserError
+from affinity_service.graphs.source import source_identity
 from affinity_service.lock import driver_lock
 from affinity_service.planning import refuse_if_too_large
 from affinity_service.reporter import Reporter
-from affinity_service.stages import Stage, check_stage_name, identities_of, stages_of
+from affinity_service.stages import SUITE, Stage, check_stage_name, identities_of, stages_of
 from affinity_service.tasks import Suite, load_suite
+from affinity_service.tasks.prepared import read_suite
+from affinity_service.tasks.source import planned_suite
 from affinity_service.version import provenance
 
 
@@ -31,10 +34,14 @@ def run_study(
     """
     stages = stages_of(config)
     check_stage_name(until, stages)
-    suite = load_suite(config.data)
-    _check_fit_for(config, suite)
-    identities = {"suite": suite.content_hash}
-    described = False
+    suite: Suite | None = None
+    if config.data.prepared:
+        identities = {"source": source_identity(config.data)}
+    else:
+        suite = load_suite(config.data)
+        identities = {"suite": suite.content_hash}
+        _check_fit_for(config, suite)
+    admitted = described = False
     with contextlib.ExitStack() as stack:
         check_lock = stack.enter_context(driver_lock(folder))
         for stage in stages:
@@ -43,12 +50,16 @@ def run_study(
             wanted = stage.fingerprint(config, identities)
             reporter.started(stage.name)
             done = folder.is_done(stage.name, wanted)
-            if not described:
-                # A cluster's memory is not this machine's. What is refused must not leave its config behind.
-                if not done and address is None and not stage.optional:
-                    refuse_if_too_large(config, suite, folder, stage.name, _last_planned(until, stages))
+            if suite is None and not done:
+                suite = planned_suite(config.data)
+                _check_fit_for(config, suite)
+            # A cluster's memory is not this machine's. What is refused must not leave its config behind.
+            if not admitted and not done and address is None and not stage.optional:
+                refuse_if_too_large(config, suite, folder, stage.name, _last_planned(until, stages))
+            if not described and stage.name != SUITE:
                 _describe(config, folder, suite)
                 described = True
+            admitted = True
             if done:
                 reporter.finished(stage.name, 0.0, reused=True)
             else:
@@ -58,6 +69,9 @@ def run_study(
                 reporter.finished(stage.name, seconds, reused=False)
             check_lock()
             identities |= identities_of(stage, folder)
+            if stage.name == SUITE:
+                suite = read_suite(folder)
+                _check_fit_for(config, suite)
             if stage.name == until:
                 break
 

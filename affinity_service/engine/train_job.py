@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from affinity_service.config import MLPConfig, TrainConfig
+from affinity_service.config import ModelConfig, TrainConfig
 from affinity_service.config_training import MeasuringPart, ScheduleConfig
 
 # Files of a checkpoint.
@@ -20,7 +20,7 @@ class TrainJob:
     """One training: a model on a set of tasks of a suite that lies in the object store."""
 
     suite: ray.ObjectRef
-    model: MLPConfig
+    model: ModelConfig
     train: TrainConfig
     tasks: tuple[int, ...]
     progress: Any = None

@@ -17,23 +17,25 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "ge
 class MLP(nn.Module):
     def __init__(self, features: int, tasks: Sequence[Task], config: MLPConfig) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        width = features
-        for hidden in config.hidden:
-            layers += [nn.Linear(width, hidden), ACTIVATIONS[config.activation]()]
-            if config.dropout:
-                layers.append(nn.Dropout(config.dropout))
-            width = hidden
-        self.body = nn.Sequential(*layers)
-        self.heads = TaskHeads(width, tasks)
+        self.body = layers(features, config.hidden, config.activation, config.dropout)
+        self.heads = TaskHeads(config.hidden[-1], tasks)
 
     def forward(self, inputs: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
-        """(B, features) → (B, columns) of the tasks asked for, all when None."""
-        return self.heads(self.body(inputs), tasks)
+        """(B, ...) → (B, columns) of the tasks asked for, all when None."""
+        return self.heads(self.body(inputs.flatten(1)), tasks)
 
 
-def build_mlp(input_shape: Sequence[int], tasks: Sequence[Task], config: MLPConfig, seed: int) -> MLP:
-    """An MLP whose initial weights depend on the seed alone; the global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return MLP(int(torch.Size(input_shape).numel()), tasks, config)
+def layers(width: int, hidden: Sequence[int], activation: str, dropout: float) -> nn.Sequential:
+    """Fully connected layers of these widths, each with its activation, and dropout where there is any."""
+    modules: list[nn.Module] = []
+    for size in hidden:
+        modules += [nn.Linear(width, size), ACTIVATIONS[activation]()]
+        if dropout:
+            modules.append(nn.Dropout(dropout))
+        width = size
+    return nn.Sequential(*modules)
+
+
+def build_mlp(input_shape: Sequence[int], tasks: Sequence[Task], config: MLPConfig) -> MLP:
+    """For inputs of any shape, which are read as one row of numbers."""
+    return MLP(int(torch.Size(input_shape).numel()), tasks, config)

@@ -30,13 +30,22 @@ SMALL_NETWORK = 2_000_000
 
 def forward_flops(work: Workload) -> int:
     """Of one example through the body and all heads."""
-    return 2 * (sum(m * n for m, n in work.body) + work.hidden[-1] * sum(work.outputs))
+    return 2 * (sum(m * n for m, n in work.body) + work.width * sum(work.outputs))
 
 
 def backward_flops(work: Workload) -> int:
     """Gradients of all weights, and of all layers' inputs but the data."""
-    first_in, first_out = work.body[0]
-    return 2 * forward_flops(work) - 2 * first_in * first_out
+    return 2 * forward_flops(work) - 2 * data_weights(work)
+
+
+def data_weights(work: Workload) -> int:
+    """Of the layers that read the data, which need no gradient: all up to the first that takes what they give."""
+    read, total = 0, 0
+    for inputs, outputs in work.body:
+        if read >= work.inputs:
+            break
+        read, total = read + inputs, total + inputs * outputs
+    return total
 
 
 def base_model_flops(config: Config, work: Workload, epochs: float) -> float:
@@ -71,9 +80,9 @@ def gradient_flops(config: Config, work: Workload) -> float:
     A batch mostly holds the rows of one task.
     """
     settings = config.gradients
-    head = work.hidden[-1] * sum(work.outputs) / work.tasks
+    head = work.width * sum(work.outputs) / work.tasks
     weights = sum(m * n for m, n in work.body) + head
-    passes = 4 * weights - 2 * math.prod(work.body[0])
+    passes = 4 * weights - 2 * data_weights(work)
     reduced = work.body_parameters + work.head_parameters
     reduction, basis = 0.0, 0.0
     if settings.reduction in ("rademacher", "subspace"):

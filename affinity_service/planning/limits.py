@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from affinity_service.planning.machine import inspect_machine
 from affinity_service.planning.plan import Plan, StagePlan, plan_study
 from affinity_service.planning.view import size
 from affinity_service.planning.workload import Workload
+from affinity_service.stages import stages_of
 from affinity_service.tasks.suite import Suite
 
 # What to lower, in the order of preference: first what does not change the result.
 KNOBS = {
+    "suite": ("data.workers", "data.block_rows"),
     "base_model": ("base.workers", "base.batch_size", "model.hidden"),
     "gradients": (
         "gradients.workers",
@@ -41,6 +43,7 @@ KNOBS = {
 DISK_KNOBS = ("gradients.dimension", "fits.subsets")
 # The message names what fills the memory, in the reader's words.
 CONTENT = {
+    "suite": "the graph",
     "base_model": "the base model's workers",
     "gradients": "the gradients",
     "fits": "the features of the fits",
@@ -93,7 +96,7 @@ def refuse_if_too_large(
 
 def feasible_plan(config: Config, suite: Suite, folder: StudyFolder) -> Plan:
     """The plan of a local run into `folder`, checked, with this machine's speed measured in half a second."""
-    plan = _checked(config, suite, folder, "base_model", "report")
+    plan = _checked(config, suite, folder, stages_of(config)[0].name, "report")
     return plan_study(config, plan.work, plan.machine.calibrated())
 
 
@@ -183,7 +186,7 @@ def _planned(plan: Plan, knob: str, value: int) -> Plan:
     work = plan.work
     if knob == "model.hidden":
         hidden = [min(width, value) for width in plan.config.model.hidden]
-        work = Workload(**{**vars(work), "hidden": tuple(hidden)})
+        work = replace(work, model=work.model.model_copy(update={"hidden": hidden}))
         return plan_study(_with(plan.config, knob, hidden), work, plan.machine)
     return plan_study(_with(plan.config, knob, value), work, plan.machine)
 

@@ -158,6 +158,11 @@ def _common(machine: Machine, work: Workload) -> float:
     return RAY_DAEMONS + machine.cores * RAY_READY + DRIVER + 3 * work.suite_bytes
 
 
+def with_common(machine: Machine, work: Workload, held: float, disk: float) -> Bytes:
+    """With what Ray and the driver take, of work that no GPU does."""
+    return Bytes(_common(machine, work) + held, 0.0, disk)
+
+
 def _bytes(machine: Machine, work: Workload, held: float, workers: int, gpu: float, disk: float) -> Bytes:
     total = _common(machine, work) + held
     if not machine.gpus or not workers:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from affinity_service.config import Config
-from affinity_service.planning import flops, memory, seconds
+from affinity_service.planning import flops, graphs, memory, seconds
 from affinity_service.planning.machine import Machine
 from affinity_service.planning.workload import Workload, expected_epochs, expected_groups, fewest_epochs
 from affinity_service.stages import stages_of
@@ -118,7 +118,20 @@ def plan_study(config: Config, work: Workload, machine: Machine) -> Plan:
         memory.analysis_bytes(config, work, machine, min(1, fit_workers)).memory, 0.0, 100_000 + 2_000 * tasks
     )
     base = (config, work, machine)
+    prepared = ()
+    if work.nodes:
+        preparing = min(config.data.workers, places)
+        prepared = (
+            row(
+                "suite",
+                preparing,
+                graphs.suite_bytes(*base, preparing),
+                graphs.suite_flops(config, work),
+                graphs.suite_seconds(*base, preparing),
+            ),
+        )
     stages = (
+        *prepared,
         row(
             "base_model",
             trainers,

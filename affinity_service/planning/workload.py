@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from affinity_service.config import Config, GroupModelConfig, TrainConfig
+from affinity_service.config import Config, GroupModelConfig, ModelConfig, SIGNConfig, TrainConfig
 from affinity_service.tasks.suite import SPLITS, TRAIN, VALIDATION, Suite
 
 
@@ -15,20 +17,23 @@ class Workload:
 
     Attributes
     ----------
-    examples, inputs : examples of all splits, and numbers that one of them has.
+    examples, input_shape : examples of all splits, and the shape of one of them.
     rows : examples per split that have a label for at least one task.
     train, validation : labels per task.
     outputs : columns of each task's head.
-    hidden : widths of the shared layers.
+    model : its config.
+    nodes, edges : of the graph that the suite is made from; 0 where it is none.
     """
 
     examples: int
-    inputs: int
+    input_shape: tuple[int, ...]
     rows: tuple[int, int, int]
     train: tuple[int, ...]
     validation: tuple[int, ...]
     outputs: tuple[int, ...]
-    hidden: tuple[int, ...]
+    model: ModelConfig
+    nodes: int = 0
+    edges: int = 0
 
     @classmethod
     def of(cls, config: Config, suite: Suite) -> Workload:
@@ -37,12 +42,14 @@ class Workload:
         train, validation, test = (int(labels.any(axis=1).sum()) for labels in per_split)
         return cls(
             examples=len(suite),
-            inputs=math.prod(suite.inputs.shape[1:]),
+            input_shape=suite.inputs.shape[1:],
+            model=config.model,
+            nodes=suite.facts.get("nodes", 0),
+            edges=suite.facts.get("edges", 0),
             rows=(train, validation, test),
             train=tuple(int(n) for n in per_split[TRAIN].sum(axis=0)),
             validation=tuple(int(n) for n in per_split[VALIDATION].sum(axis=0)),
             outputs=tuple(task.outputs for task in suite.tasks),
-            hidden=tuple(config.model.hidden),
         )
 
     @property
@@ -55,9 +62,19 @@ class Workload:
         return sum(self.train) + sum(self.validation)
 
     @property
-    def body(self) -> list[tuple[int, int]]:
+    def inputs(self) -> int:
+        """Numbers that an example has."""
+        return math.prod(self.input_shape)
+
+    @cached_property
+    def body(self) -> tuple[tuple[int, int], ...]:
         """Inputs and outputs of each shared layer."""
-        return list(zip((self.inputs, *self.hidden), self.hidden, strict=False))
+        return shared_layers(self.model, self.input_shape)
+
+    @property
+    def width(self) -> int:
+        """What the heads read."""
+        return self.model.hidden[-1]
 
     @property
     def body_parameters(self) -> int:
@@ -66,16 +83,16 @@ class Workload:
     @property
     def head_parameters(self) -> float:
         """Of one task, on average."""
-        return (self.hidden[-1] + 1) * sum(self.outputs) / self.tasks
+        return (self.width + 1) * sum(self.outputs) / self.tasks
 
     @property
     def parameters(self) -> int:
-        return self.body_parameters + (self.hidden[-1] + 1) * sum(self.outputs)
+        return self.body_parameters + (self.width + 1) * sum(self.outputs)
 
     @property
     def activations(self) -> int:
         """Numbers per example that a forward pass keeps or that its losses make."""
-        return self.inputs + 3 * sum(self.hidden) + 8 * sum(self.outputs)
+        return self.inputs + 3 * sum(n for _, n in self.body) + 8 * sum(self.outputs)
 
     @property
     def suite_bytes(self) -> int:
@@ -138,3 +155,13 @@ def group_trainings(config: GroupModelConfig, tasks: int, groups: int) -> list[t
         (1.0, min(tasks, config.single_tasks)),
     ]
     return [(size, number * config.seeds) for size, number in kinds if number]
+
+
+def shared_layers(model: ModelConfig, input_shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Inputs and outputs of each shared layer of a model."""
+    first: tuple[tuple[int, int], ...] = ()
+    width = math.prod(input_shape)
+    if isinstance(model, SIGNConfig):
+        hops, features = input_shape
+        first, width = ((features, model.hop_width),) * hops, hops * model.hop_width
+    return first + tuple(zip((width, *model.hidden), model.hidden, strict=False))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+import numpy as np
+
+from affinity_service.config_graphs import GeneratedGraphSource, GraphSource, GraphTablesSource, SnapSource
 from affinity_service.config_sources import (
     ArffSource,
     CsvSource,
     ParquetSource,
     PythonSource,
-    Source,
     SourceConfig,
     TableSource,
     YeastSource,
@@ -33,7 +36,26 @@ READERS: dict[type[SourceConfig], Callable[..., Suite]] = {
 }
 
 
-def load_suite(source: Source) -> Suite:
+def planned_suite(source: SourceConfig) -> Suite:
+    """The suite by its counts: of data that has to be prepared, the inputs are zeros that take no memory."""
+    if not isinstance(source, GraphSource):
+        return load_suite(source)
+    # Graphs are read with the help of this package.
+    from affinity_service.graphs.examples import sample_examples
+    from affinity_service.graphs.source import planned_graph
+
+    graph, edges = planned_graph(source)
+    width = source.features.dimension
+    if graph.features is not None and source.features.kind != "structural":
+        width = graph.features.shape[1]
+    examples = sample_examples(graph, source)
+    count = len(examples.nodes)
+    checked = checked_suite(examples.suite(np.zeros((count, 1), np.float32)), source)
+    empty = np.broadcast_to(np.float32(0), (count, source.hops + 1, width))
+    return replace(checked, inputs=empty, facts={"nodes": graph.nodes, "edges": edges})
+
+
+def load_suite(source: SourceConfig) -> Suite:
     """Read, check, normalise and standardise the suite that the config names.
 
     Raises
@@ -41,7 +63,17 @@ def load_suite(source: Source) -> Suite:
     UserError
         The data cannot be read or no stage could use it; the message names the file, column or task.
     """
-    suite = READERS[type(source)](source)
+    return checked_suite(READERS[type(source)](source), source)
+
+
+def checked_suite(suite: Suite, source: SourceConfig) -> Suite:
+    """Check, normalise and standardise what a source gave.
+
+    Raises
+    ------
+    UserError
+        No stage could use it; the message names the column or task.
+    """
     try:
         check_shapes(suite)
         suite = normalised(suite)
@@ -54,6 +86,10 @@ def load_suite(source: Source) -> Suite:
 
 
 def _origin(source: SourceConfig) -> str:
-    if isinstance(source, TableSource):
+    if isinstance(source, TableSource | GraphTablesSource):
         return source.path
+    if isinstance(source, SnapSource):
+        return source.communities
+    if isinstance(source, GeneratedGraphSource):
+        return "generated graph"
     return source.function if isinstance(source, PythonSource) else "yeast"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from affinity_service.errors import UserError
 Kind = Literal["binary", "multiclass", "regression"]
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
+STANDARDISED_TOGETHER = 4096
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Suite:
     tasks : T tasks, in the order of the columns of ``labels``.
     left_out : name and reason of every task that was in the source and is not in the suite.
     feature_names : d names where the source has them, else empty; messages use them.
+    facts : what the source counted that the arrays do not show, such as the nodes and edges of a graph.
     """
 
     inputs: NDArray[np.float32]
@@ -57,6 +59,7 @@ class Suite:
     tasks: tuple[Task, ...]
     left_out: tuple[tuple[str, str], ...] = ()
     feature_names: tuple[str, ...] = ()
+    facts: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_arrays(
@@ -139,6 +142,7 @@ class Suite:
             "input_shape": list(self.inputs.shape[1:]),
             "splits": {name: int((self.split == code).sum()) for code, name in enumerate(SPLITS)},
             "tasks": tasks,
+            "facts": dict(self.facts),
             "left_out": [{"name": name, "reason": reason} for name, reason in self.left_out],
             "content_hash": self.content_hash,
         }
@@ -156,12 +160,20 @@ def seeded_split(examples: int, validation: float, test: float, seed: int) -> ND
 
 def standardise_inputs(suite: Suite) -> Suite:
     """Inputs to mean 0 and variance 1 over the training examples; a constant column becomes 0."""
-    training = suite.inputs[suite.split == TRAIN].astype(np.float64)
-    mean, deviation = training.mean(axis=0), training.std(axis=0)
+    training = np.flatnonzero(suite.split == TRAIN)
+    # In pieces: doubles of all inputs would be the largest thing in memory.
+    pieces = np.array_split(training, max(1, len(training) // STANDARDISED_TOGETHER))
+    mean = sum(suite.inputs[own].sum(axis=0, dtype=np.float64) for own in pieces) / len(training)
+    square = sum(np.square(suite.inputs[own] - mean).sum(axis=0) for own in pieces) / len(training)
+    deviation = np.sqrt(square)
     # A column constant up to rounding carries no information and must not be blown up to unit variance.
     constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-30)
     deviation[constant] = np.inf
-    return replace(suite, inputs=((suite.inputs - mean) / deviation).astype(np.float32))
+    inputs = np.empty(suite.inputs.shape, np.float32)
+    for start in range(0, len(inputs), STANDARDISED_TOGETHER):
+        part = slice(start, start + STANDARDISED_TOGETHER)
+        inputs[part] = (suite.inputs[part] - mean) / deviation
+    return replace(suite, inputs=inputs)
 
 
 def standardise_targets(suite: Suite) -> Suite:

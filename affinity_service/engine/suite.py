@@ -1,0 +1,154 @@
+"""The suite stage of graphs: edge tiles, node features, hops, and the rows of the nodes that are examples.
+
+Every step is a Ray task on one block of nodes that reads and writes blocks; nothing else moves between nodes. An
+interrupted stage continues from the blocks that are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from affinity_service.artifacts import StudyFolder
+from affinity_service.config_graphs import GraphSource
+from affinity_service.engine.context import StageContext, StageOutcome
+from affinity_service.engine.placement import workers_with_room
+from affinity_service.engine.pool import TASK_RETRIES, map_unordered, result
+from affinity_service.graphs.blocks import layer_name, layer_names, layer_reader, read_block, write_block
+from affinity_service.graphs.embedding import combined, random_rows
+from affinity_service.graphs.examples import Examples, sample_examples
+from affinity_service.graphs.propagate import next_hop, row_scale
+from affinity_service.graphs.source import read_graph
+from affinity_service.graphs.tiles import GraphFacts, read_tiles, tile_edges, write_tiles
+from affinity_service.tasks.prepared import CONTENT, read_suite, write_suite
+from affinity_service.tasks.source import checked_suite
+
+FACTS, EXAMPLES = "suite/graph.json", "graph/examples.npz"
+GIVEN, EMBEDDING, HOP, POWER, ROWS = "given", "embedding", "hop", "power", "rows"
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@ray.remote
+def build_graph(source: GraphSource, folder: StudyFolder) -> None:
+    """Read the source once: tiles, given features, examples, and last the facts."""
+    graph = read_graph(source)
+    examples = sample_examples(graph, source)
+    with folder.writing(EXAMPLES) as stream:
+        np.savez(stream, nodes=examples.nodes, labels=examples.labels, split=examples.split, tasks=examples.tasks)
+    facts, tiles = tile_edges(graph.edges, graph.nodes, source.directed, source.block_rows)
+    for block, own in enumerate(tiles):
+        write_tiles(folder, block, own)
+    given = graph.features is not None and source.features.kind != "structural"
+    if given:
+        for block in range(facts.blocks):
+            write_block(folder, layer_name(GIVEN, block), torch.from_numpy(graph.features[facts.rows(block)]))
+    folder.write_json(FACTS, {**facts.to_json(), "given": given})
+
+
+@ray.remote
+def make_block(layer: Layer, block: int, facts: GraphFacts, source: GraphSource, folder: StudyFolder) -> float:
+    """One block of one layer; returns its FLOPs."""
+    return layer.make(block, facts, source, folder)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Features of all nodes, `kind` and number; travelling ones where they are to be propagated."""
+
+    kind: str
+    number: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.number}"
+
+    def make(self, block: int, facts: GraphFacts, source: GraphSource, folder: StudyFolder) -> float:
+        tiles, dtype = read_tiles(folder, block), TYPES[source.precision]
+        scale = row_scale(tiles.degrees, source.normalisation)
+        flops = 0.0
+        if self.kind in (POWER, HOP) and self.number:
+            before = layer_reader(folder, Layer(self.kind, self.number - 1).name)
+            made = next_hop(tiles, block, before)
+            flops = 2.0 * made.shape[1] * int(tiles.degrees.sum())
+        elif self.kind == POWER:
+            rows = random_rows(len(scale), source.features.dimension, source.features.seed, block)
+            made = (rows * scale).to(dtype)
+        elif self.kind == HOP:
+            made = (self._start(block, source, folder) * scale).to(dtype)
+        else:
+            made = self._examples(block, facts, source, folder, scale)
+        write_block(folder, layer_name(self.name, block), made)
+        return flops
+
+    def _start(self, block: int, source: GraphSource, folder: StudyFolder) -> torch.Tensor:
+        if folder.exists(layer_name(GIVEN, block)):
+            return read_block(folder, layer_name(GIVEN, block))
+        weights = source.features.weights
+        # Unit length does away with the scale that the powers travel with.
+        powers = [read_block(folder, layer_name(Layer(POWER, number).name, block)) for number in range(len(weights))]
+        return combined(powers, weights)
+
+    def _examples(
+        self, block: int, facts: GraphFacts, source: GraphSource, folder: StudyFolder, scale: torch.Tensor
+    ) -> torch.Tensor:
+        """(examples of the block, hops + 1, d) as they are, no longer travelling."""
+        rows, nodes = facts.rows(block), _examples(folder).nodes
+        own = torch.from_numpy(nodes[(nodes >= rows.start) & (nodes < rows.stop)] - rows.start)
+        hops = [layer_reader(folder, Layer(HOP, number).name)(block)[own].float() for number in range(source.hops + 1)]
+        return torch.stack([hop / scale[own] for hop in hops], dim=1)
+
+
+@ray.remote
+def assemble(facts: GraphFacts, source: GraphSource, folder: StudyFolder) -> str:
+    """Check and standardise the suite, and store it; returns its content hash."""
+    parts = [read_block(folder, layer_name(Layer(ROWS).name, block)) for block in range(facts.blocks)]
+    raw = _examples(folder).suite(torch.cat(parts).numpy())
+    suite = checked_suite(replace(raw, facts=facts.counts()), source)
+    write_suite(folder, suite)
+    return suite.content_hash
+
+
+def prepare_suite(context: StageContext) -> StageOutcome:
+    config, folder = context.config, context.folder
+    source = config.data
+    assert isinstance(source, GraphSource), "only graphs have a suite stage"
+    workers = workers_with_room("suite", source.workers, config.resources, context.warn)
+    options: dict[str, Any] = {"num_cpus": config.resources.cpus, **TASK_RETRIES}
+    if not folder.exists(FACTS):
+        context.progress(0, 1, "reading the graph")
+        result(build_graph.options(**options).remote(source, folder))
+    found = folder.read_json(FACTS)
+    given = found.pop("given")
+    facts = GraphFacts(**found)
+    flops, layers = 0.0, layers_of(source, given)
+    for number, layer in enumerate(layers):
+        names = layer_names(layer.name, facts.blocks)
+        missing = context.unfinished(names, f"blocks of {layer.name}")
+
+        def submit(_: int, block: int, layer: Layer = layer) -> ray.ObjectRef:
+            return make_block.options(**options).remote(layer, block, facts, source, folder)
+
+        done = number * facts.blocks + facts.blocks - len(missing)
+        for cost in map_unordered(submit, range(workers), missing):
+            flops, done = flops + cost, done + 1
+            context.progress(done, len(layers) * facts.blocks, "blocks of propagated features")
+    if not folder.exists(CONTENT):
+        result(assemble.options(**options).remote(facts, source, folder))
+    folder.delete("graph/")
+    return StageOutcome(flops=flops, workers=workers, identity=read_suite(folder).content_hash)
+
+
+def layers_of(source: GraphSource, given: bool) -> Sequence[Layer]:
+    """In the order in which they are made."""
+    powers = [] if given else [Layer(POWER, number) for number in range(len(source.features.weights))]
+    return [*powers, *(Layer(HOP, number) for number in range(source.hops + 1)), Layer(ROWS)]
+
+
+def _examples(folder: StudyFolder) -> Examples:
+    with np.load(folder.local_path(EXAMPLES)) as stored:
+        return Examples(stored["nodes"], stored["labels"], stored["split"], tuple(stored["tasks"].tolist()))

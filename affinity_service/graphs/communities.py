@@ -1,0 +1,55 @@
+"""Communities as files: SNAP's lines of node ids, or a JSON object from node to its labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affinity_service.errors import UserError
+from affinity_service.tasks.files import read_bytes, read_text
+
+
+def read_communities(path: str) -> dict[str, NDArray[np.int64]]:
+    """Task name → ids of its members, ascending and distinct. SNAP's communities have no names: they are called
+    community_0, … by their line.
+
+    Raises
+    ------
+    UserError
+        Something is no whole number (the line is named), or the JSON is not an object of lists.
+    """
+    if path.removesuffix(".gz").endswith(".json"):
+        return _from_json(path)
+    found = {}
+    lines = read_bytes(path).splitlines()
+    kept = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith(b"#")]
+    for index, (number, line) in enumerate(kept):
+        try:
+            ids = np.array(line.split(), dtype=np.int64)
+        except (ValueError, OverflowError) as error:
+            bad = next(word for word in line.split() if not word.lstrip(b"-").isdigit() or len(word) > 18)
+            raise UserError(
+                f"{path}: line {number}: {bad[:40].decode('utf-8', 'replace')!r} is no node id; a community is a line "
+                "of whole numbers"
+            ) from error
+        found[f"community_{index}"] = np.unique(ids)
+    return found
+
+
+def _from_json(path: str) -> dict[str, NDArray[np.int64]]:
+    try:
+        content = json.loads(read_text(path))
+        if not isinstance(content, Mapping):
+            raise ValueError(f"found {type(content).__name__}")
+        members: dict[str, list[int]] = {}
+        for node, labels in content.items():
+            if not isinstance(labels, list):
+                raise ValueError(f"node {node!r} has {type(labels).__name__}")
+            for label in labels:
+                members.setdefault(str(label), []).append(int(node))
+    except ValueError as error:
+        raise UserError(f"{path}: expected a JSON object from node id to the list of its labels: {error}") from error
+    return {name: np.unique(np.array(members[name], np.int64)) for name in sorted(members)}

@@ -1,0 +1,72 @@
+"""From the `data` section of a graph to the graph itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+
+from affinity_service.config_graphs import GeneratedGraphSource, GraphSource, GraphTablesSource, SnapSource
+from affinity_service.errors import UserError
+from affinity_service.graphs.generate import GENERATED, generate_graph, generate_memberships
+from affinity_service.graphs.raw import RawGraph, check_graph, chosen_tasks, induced
+from affinity_service.graphs.snap import read_snap
+from affinity_service.graphs.tables import TABLES, read_graph_tables
+from affinity_service.tasks.files import check_path
+
+
+def read_graph(source: GraphSource) -> RawGraph:
+    """Read or generate, keep the tasks and nodes that the source asks for, check.
+
+    Raises
+    ------
+    UserError
+        The data cannot be read or used; the message names the file, line, node or task.
+    """
+    if isinstance(source, SnapSource):
+        graph = read_snap(source.edges, source.communities)
+    elif isinstance(source, GraphTablesSource):
+        graph = read_graph_tables(source.path)
+    else:
+        assert isinstance(source, GeneratedGraphSource)
+        graph = generate_graph(source)
+    check_graph(graph)
+    if source.features.kind == "given" and graph.features is None:
+        raise UserError(f"{graph.origin}: data.features.kind is given, but the nodes have none: use structural")
+    graph = chosen_tasks(graph, source.tasks, source.largest)
+    if source.subgraph == "induced":
+        graph = induced(graph)
+        if len(graph.edges) == 0:
+            raise UserError(f"{graph.origin}: the chosen tasks' {graph.nodes} nodes have no edge between them")
+    return graph
+
+
+def planned_graph(source: GraphSource) -> tuple[RawGraph, int]:
+    """The graph and how many edges it has; a generated one has none in memory, as they take the longest to make."""
+    if not isinstance(source, GeneratedGraphSource):
+        graph = read_graph(source)
+        return graph, len(graph.edges)
+    members = generate_memberships(source)
+    nodes = np.arange(source.nodes)
+    graph = RawGraph(GENERATED, nodes, np.empty((0, 2), np.int64), members)
+    graph = chosen_tasks(graph, source.tasks, source.largest)
+    return (induced(graph) if source.subgraph == "induced" else graph), source.edges
+
+
+def files_of(source: GraphSource) -> list[str]:
+    if isinstance(source, SnapSource):
+        return [source.edges, source.communities]
+    if isinstance(source, GraphTablesSource):
+        return [f"{source.path}/{name}.parquet" for name in TABLES]
+    return []
+
+
+def source_identity(source: GraphSource) -> str:
+    """Stands for what the source's files hold; where they lie decides nothing."""
+    digest = hashlib.sha256()
+    for path in files_of(source):
+        check_path(path)
+        with open(path, "rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:32] if files_of(source) else hashlib.sha256(json.dumps([]).encode()).hexdigest()[:32]
