@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from affinity_service.affinity.matrix import AffinityMatrix
+from affinity_service.evaluation import outcomes
 from affinity_service.evaluation.outcomes import GROUPS, JOINT, RANDOM, SINGLE, gains
 from affinity_service.report.wording import count, decimals_for, number, percent, signed
 
@@ -70,12 +71,7 @@ def gains_of(results: pd.DataFrame, tasks: Sequence[str]) -> dict[str, Gain]:
 
 def task_gains(results: pd.DataFrame, baseline: str) -> dict[str, Gain]:
     """The gain of every task by itself."""
-    rows = results[results["setting"].isin([GROUPS, baseline])]
-    return {
-        str(task): Gain(*pair)
-        for task, part in rows.groupby("task", sort=False)
-        for pair in gains(part, [str(task)], score_of(results)).values()
-    }
+    return {task: Gain(*pair) for task, pair in outcomes.task_gains(results, baseline, score_of(results)).items()}
 
 
 def comparison(gain: Gain, baseline: str, decimals: int, unit: str, share: float, score: str) -> str:
