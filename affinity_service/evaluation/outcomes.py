@@ -100,7 +100,7 @@ def task_gains(results: pd.DataFrame, baseline: str, score: str = "test_loss") -
     if baseline not in per_seed.columns:
         return {}
     means, halves = _task_intervals((per_seed[baseline] - per_seed[GROUPS]).dropna())
-    return {str(task): (float(mean), float(halves[task])) for task, mean in means.items()}
+    return {str(task): (float(mean), float(half)) for task, mean, half in zip(means.index, means, halves, strict=True)}
 
 
 def _per_seed(results: pd.DataFrame, score: str) -> pd.DataFrame:
@@ -116,4 +116,5 @@ def _task_intervals(values: pd.Series, level: float = 0.95) -> tuple[pd.Series, 
     """
     tasks = values.groupby("task", sort=False)
     counts = tasks.count()
-    return tasks.mean(), stats.t.ppf(0.5 + level / 2, counts - 1) * tasks.std() / np.sqrt(counts)
+    student = pd.Series(stats.t.ppf(0.5 + level / 2, counts - 1), index=counts.index)
+    return tasks.mean(), student * tasks.std() / np.sqrt(counts)
