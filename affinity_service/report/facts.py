@@ -46,16 +46,21 @@ class Gain:
         return WORSE if self.mean + self.half < 0 else UNCLEAR
 
     def text(self, decimals: int) -> str:
-        half = "" if math.isnan(self.half) else f" ± {number(self.half, decimals)}"
+        # An interval narrower than the digits shown is not one of no width.
+        shown = max(self.half, 10.0**-decimals) if self.half > 0 else self.half
+        half = "" if math.isnan(self.half) else f" ± {number(shown, decimals)}"
         return signed(self.mean, decimals) + half
 
 
 def decimals_of(gains: Iterable[Gain]) -> int:
-    """One choice for gains shown together: three digits of the largest number, one of the smallest half-width."""
+    """One choice for gains shown together: three digits of the largest number, one of the smallest half-width.
+
+    Of many half-widths the smallest tenth is left out: a lucky one would widen every column by digits of noise.
+    """
     gains = list(gains)
-    halves = [gain.half for gain in gains if gain.half > 0]
+    halves = sorted(gain.half for gain in gains if gain.half > 0)
     largest = decimals_for([*(gain.mean for gain in gains), *halves])
-    return max(largest, decimals_for([min(halves)], 1)) if halves else largest
+    return max(largest, decimals_for([halves[len(halves) // 10]], 1)) if halves else largest
 
 
 def score_of(results: pd.DataFrame) -> str:
