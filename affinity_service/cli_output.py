@@ -6,6 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -13,6 +14,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from affinity_service.named_groups import TaskNetworks
 
+# More tasks than this are a wall of names: each group gets a line of them. What stands beside the names, with borders.
+_MANY, _BESIDE = 60, 20
 out, err = Console(), Console(stderr=True)
 # Names from the user's data are neither markup nor emoji, and a path must not be broken into lines.
 VERBATIM: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
@@ -58,25 +61,47 @@ def print_fidelity(fidelity: dict[str, Any]) -> None:
 
 
 def print_groups(groups: list[list[str]], stored: dict[str, Any]) -> None:
-    view = Table("group", "tasks", title=f"{len(groups)} groups by {stored['method']}", title_justify="left")
+    view = Table("group", right("size"), "tasks", title=f"{len(groups)} groups by {stored['method']}",
+                 title_justify="left")  # fmt: skip
+    many = sum(len(names) for names in groups) > _MANY
     for index, names in enumerate(groups):
-        view.add_row(str(index), Text(", ".join(names)))
+        view.add_row(str(index), str(len(names)), _names(names, out.width - _BESIDE if many else None))
     out.print(view)
     bound = "" if stored["bound"] is None else f", at most {stored['bound']:.4g} possible"
     out.print(f"objective {stored['objective']:.4g}{bound}", highlight=False)
+    if many:
+        out.print("Every name: --json, or `affinity report`.", highlight=False)
 
 
 def print_networks(found: TaskNetworks) -> None:
     view = Table("network", "tasks", "serves", title=f"{len(found.tasks)} networks", title_justify="left")
+    many = len(found.served_by) > _MANY
+    width = (out.width - _BESIDE) // 2 if many else None
     for index, names in enumerate(found.tasks):
         served = [task for task, network in found.served_by.items() if network == index]
-        view.add_row(str(index), Text(", ".join(names)), Text(", ".join(served)))
+        view.add_row(str(index), _names(names, width), _names(served, width))
     out.print(view)
+    if many:
+        out.print("Every name: --json.", highlight=False)
     least = "" if found.bound is None else f"; at best {found.bound:.4f} with the {found.evaluated} networks looked at"
     if found.loss is not None:
         out.print(f"mean predicted loss {found.loss:.4f}{least}", highlight=False)
     if not found.settled:
         out.print("Not proved to be the last word: better networks may exist.")
+
+
+def _names(names: list[str], width: int | None) -> Text:
+    """Names separated by commas; where a width is given, on one line: the first that fit, and how many others are."""
+    if width is None or cell_len(", ".join(names)) <= width:
+        return Text(", ".join(names))
+    for shown in range(len(names) - 1, 0, -1):
+        line = f"{', '.join(names[:shown])} … and {len(names) - shown} more"
+        if cell_len(line) <= width:
+            return Text(line)
+    rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    first = Text(names[0])
+    first.truncate(max(width - len(rest), 1), overflow="ellipsis")
+    return first.append(rest)
 
 
 def right(title: str) -> Any:

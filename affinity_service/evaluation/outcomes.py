@@ -74,8 +74,7 @@ def loss_table(results: pd.DataFrame, score: str = "test_loss") -> pd.DataFrame:
     for setting in (GROUPS, JOINT, SINGLE, RANDOM):
         if setting not in per_seed.columns:
             continue
-        intervals = per_seed[setting].groupby("task", sort=False).apply(lambda x: pd.Series(_interval_or_nan(x)))
-        columns[setting], columns[f"{setting} ±"] = intervals.unstack()[0], intervals.unstack()[1]
+        columns[setting], columns[f"{setting} ±"] = _task_intervals(per_seed[setting])
     return pd.DataFrame(columns)
 
 
@@ -95,12 +94,27 @@ def gains(results: pd.DataFrame, tasks: Sequence[str], score: str = "test_loss")
     return answer
 
 
+def task_gains(results: pd.DataFrame, baseline: str, score: str = "test_loss") -> dict[str, tuple[float, float]]:
+    """The gain over one baseline of every task by itself, with the interval's half-width."""
+    per_seed = _per_seed(results, score)
+    if baseline not in per_seed.columns:
+        return {}
+    means, halves = _task_intervals((per_seed[baseline] - per_seed[GROUPS]).dropna())
+    return {str(task): (float(mean), float(half)) for task, mean, half in zip(means.index, means, halves, strict=True)}
+
+
 def _per_seed(results: pd.DataFrame, score: str) -> pd.DataFrame:
     """Index (task, seed), a column per setting."""
     means = results.groupby(["task", "seed", "setting"], sort=False)[score].mean()
     return means.unstack("setting")
 
 
-def _interval_or_nan(values: pd.Series) -> tuple[float, float]:
-    known = values.dropna().to_numpy()
-    return interval(known) if len(known) else (float("nan"), float("nan"))
+def _task_intervals(values: pd.Series, level: float = 0.95) -> tuple[pd.Series, pd.Series]:
+    """``interval`` of every task at once, from an index (task, seed); a task without values has NaN.
+
+    Hundreds of tasks one by one would take most of the time of a report.
+    """
+    tasks = values.groupby("task", sort=False)
+    counts = tasks.count()
+    student = pd.Series(stats.t.ppf(0.5 + level / 2, counts - 1), index=counts.index)
+    return tasks.mean(), student * tasks.std() / np.sqrt(counts)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from affinity_service.affinity.matrix import AffinityMatrix
+from affinity_service.evaluation import outcomes
 from affinity_service.evaluation.outcomes import GROUPS, JOINT, RANDOM, SINGLE, gains
 from affinity_service.report.wording import count, decimals_for, number, percent, signed
 
@@ -45,16 +46,21 @@ class Gain:
         return WORSE if self.mean + self.half < 0 else UNCLEAR
 
     def text(self, decimals: int) -> str:
-        half = "" if math.isnan(self.half) else f" ± {number(self.half, decimals)}"
+        # An interval narrower than the digits shown is not one of no width.
+        shown = max(self.half, 10.0**-decimals) if self.half > 0 else self.half
+        half = "" if math.isnan(self.half) else f" ± {number(shown, decimals)}"
         return signed(self.mean, decimals) + half
 
 
 def decimals_of(gains: Iterable[Gain]) -> int:
-    """One choice for gains shown together: three digits of the largest number, one of the smallest half-width."""
+    """One choice for gains shown together: three digits of the largest number, one of the smallest half-width.
+
+    Of many half-widths the smallest tenth is left out: a lucky one would widen every column by digits of noise.
+    """
     gains = list(gains)
-    halves = [gain.half for gain in gains if gain.half > 0]
+    halves = sorted(gain.half for gain in gains if gain.half > 0)
     largest = decimals_for([*(gain.mean for gain in gains), *halves])
-    return max(largest, decimals_for([min(halves)], 1)) if halves else largest
+    return max(largest, decimals_for([halves[len(halves) // 10]], 1)) if halves else largest
 
 
 def score_of(results: pd.DataFrame) -> str:
@@ -70,12 +76,7 @@ def gains_of(results: pd.DataFrame, tasks: Sequence[str]) -> dict[str, Gain]:
 
 def task_gains(results: pd.DataFrame, baseline: str) -> dict[str, Gain]:
     """The gain of every task by itself."""
-    rows = results[results["setting"].isin([GROUPS, baseline])]
-    return {
-        str(task): Gain(*pair)
-        for task, part in rows.groupby("task", sort=False)
-        for pair in gains(part, [str(task)], score_of(results)).values()
-    }
+    return {task: Gain(*pair) for task, pair in outcomes.task_gains(results, baseline, score_of(results)).items()}
 
 
 def comparison(gain: Gain, baseline: str, decimals: int, unit: str, share: float, score: str) -> str:

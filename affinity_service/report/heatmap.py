@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -12,16 +11,18 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from affinity_service.report.group_labels import BORDER, draw_groups
 from affinity_service.report.svg import INK, LINE, inline_svg, new_figure
 from affinity_service.report.wording import decimals_for, short, signed
 
 WITH_VALUES = 15
 WITH_NAMES = 150
 _LABELS = 60  # more names than this along one side would touch each other
-_BORDER = "#222222"  # lies on the colours of the map, which are the same on a dark page
+# Outliers are what a few tasks can make: this share of the pairs, or in a large matrix the rows of so many tasks. In
+# 30 groups of 500 tasks only one pair in 30 lies in a group: 2% would be half of what the picture is about.
+_OUTLIERS, _OUTLYING_TASKS = 0.02, 2.5
 
 
 @dataclass(frozen=True)
@@ -47,23 +48,24 @@ def draw_heatmap(
     figure = new_figure(side + 1, side + 1)
     axes = figure.add_axes((0.0, 0.0, side / (side + 1), side / (side + 1)))
     shown = np.ma.masked_array(values, mask=np.eye(tasks, dtype=bool))
-    limit, clipped = _limit(shown.compressed())
+    limit, clipped = _limit(shown.compressed(), tasks)
     # An odd number of colours has white in the middle, and so few of them fit a palette.
     colours = mpl.colormaps["RdBu"].resampled(63).with_extremes(bad="#d4d4d4")
     image = axes.imshow(shown, cmap=colours, norm=Normalize(-limit, limit), interpolation="none", aspect="equal")
     every = 0 if tasks > WITH_NAMES else -(-tasks // _LABELS)
     _name_tasks(axes, names, every, side)
-    _draw_groups(axes, sizes, side)
+    draw_groups(axes, sizes, side)
     if tasks <= WITH_VALUES:
         _print_values(axes, values, limit)
     _colour_bar(figure, image, side, f"{legend}\n{label}", clipped)
     return Heatmap(inline_svg(figure, alternative), every, clipped)
 
 
-def _limit(values: NDArray[np.float64]) -> tuple[float, int]:
+def _limit(values: NDArray[np.float64], tasks: int) -> tuple[float, int]:
     """The end of the scale: the largest value, unless a few outliers would wash out all others."""
     sizes = np.abs(values)
-    largest, usual = float(sizes.max(initial=0.0)), float(np.quantile(sizes, 0.98)) if len(sizes) else 0.0
+    kept = 1 - min(_OUTLIERS, _OUTLYING_TASKS / tasks)
+    largest, usual = float(sizes.max(initial=0.0)), float(np.quantile(sizes, kept)) if len(sizes) else 0.0
     limit = usual if 0 < usual < largest / 2 else largest
     return (limit or 1.0), int((sizes > limit).sum())
 
@@ -87,33 +89,13 @@ def _name_tasks(axes: Axes, names: Sequence[str], every: int, side: float) -> No
     axes.set_ylabel("receiver: the task whose loss is looked at", fontsize=9, color=INK, labelpad=6)
 
 
-def _draw_groups(axes: Axes, sizes: Sequence[int], side: float) -> None:
-    tasks, start = sum(sizes), 0
-    cell = 72 * side / max(tasks, 1)
-    for index, size in enumerate(sizes, 1):
-        if start:
-            for line in (axes.axhline, axes.axvline):
-                line(start - 0.5, color=_BORDER, linewidth=0.4)
-        box = Rectangle((start - 0.5, start - 0.5), size, size, fill=False, edgecolor=_BORDER, linewidth=1.4, zorder=4)
-        axes.add_patch(box)
-        box.set_clip_on(False)
-        if size * cell >= 9:
-            middle = start + (size - 1) / 2
-            options: dict[str, Any] = {"fontsize": 8, "color": INK, "fontweight": "bold"}
-            axes.annotate(str(index), (middle, -0.5), (0, 4), textcoords="offset points", ha="center", **options)
-            axes.annotate(str(index), (tasks - 0.5, middle), (4, 0), textcoords="offset points", va="center", **options)
-        start += size
-    if sizes:
-        axes.annotate("group", (1, 1), (8, 4), xycoords="axes fraction", textcoords="offset points", color=INK, size=8)
-
-
 def _print_values(axes: Axes, values: NDArray[np.float64], limit: float) -> None:
     decimals = decimals_for([limit], 2)
     size = 8.5 if decimals <= 3 else 7.5
     for i, j in zip(*np.nonzero(~np.eye(len(values), dtype=bool)), strict=True):
         dark = abs(values[i, j]) > 0.62 * limit
         text = signed(values[i, j], decimals)
-        axes.text(j, i, text, ha="center", va="center", fontsize=size, color="#ffffff" if dark else _BORDER)
+        axes.text(j, i, text, ha="center", va="center", fontsize=size, color="#ffffff" if dark else BORDER)
 
 
 def _colour_bar(figure: Figure, image: mpl.image.AxesImage, side: float, title: str, clipped: int) -> None:

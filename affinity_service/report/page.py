@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from affinity_service.artifacts import StudyFolder
-from affinity_service.report import facts, sections, training, wording
+from affinity_service.report import facts, folding, sections, training, wording
 from affinity_service.report.answer import answer
 from affinity_service.report.contents import Contents, read_contents
 
@@ -92,5 +92,5 @@ def _environment() -> Environment:
         name: getattr(wording, name)
         for name in ("count", "duration", "flops", "memory", "number", "percent", "short", "signed")
     }
-    environment.globals |= {"SETTINGS": facts.SETTINGS}
+    environment.globals |= {"SETTINGS": facts.SETTINGS, "NAMES": folding.NAMES, "ENDS": folding.ENDS}
     return environment

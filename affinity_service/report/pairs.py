@@ -50,6 +50,7 @@ def extreme_pairs(
     if tasks < 2:
         return [], []
     relative, gains = relative_gains(matrix), levels(matrix, measured)
+    errors = matrix.contrast_error()
     receivers, sources = np.nonzero(~np.eye(tasks, dtype=bool))
     order = np.argsort(-relative[receivers, sources], kind="stable")
 
@@ -61,7 +62,7 @@ def extreme_pairs(
             source=matrix.names[j],
             gain=float(gains[i, j]),
             relative=float(relative[i, j]),
-            error=float(matrix.contrast_error()[i, j]),
+            error=float(errors[i, j]),
             subsets=int(matrix.subsets[i, j]),
             together=groups[0] is not None and groups[0] == groups[1],
         )

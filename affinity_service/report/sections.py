@@ -12,6 +12,7 @@ from affinity_service.report import facts
 from affinity_service.report.contents import Contents
 from affinity_service.report.curves import NAMED_GAINS, draw_gains, draw_training
 from affinity_service.report.fidelity import draw_fidelity
+from affinity_service.report.folding import MANY, ends, thinnest
 from affinity_service.report.heatmap import WITH_VALUES, draw_heatmap
 from affinity_service.report.pairs import extreme_pairs, levels, relative_gains
 from affinity_service.report.wording import decimals_for
@@ -36,13 +37,15 @@ def groups(contents: Contents) -> Values | None:
         return None
     results, matrix = contents.results, contents.matrix
     rows: list[Values] = []
+    if matrix is not None and len(matrix.names) > 1:
+        both = levels(matrix, contents.measure is not None), relative_gains(matrix)
+        place = {name: index for index, name in enumerate(matrix.names)}
     for index, names in enumerate(contents.groups, 1):
         mates = []
         if matrix is not None and len(names) > 1:
-            members = [matrix.names.index(name) for name in names]
+            members = [place[name] for name in names]
             block = np.ix_(members, members)
             among = ~np.eye(len(names), dtype=bool)
-            both = levels(matrix, contents.measure is not None), relative_gains(matrix)
             mates = [float(values[block][among].mean()) for values in both]
         gains = {} if results is None else facts.gains_of(results, names)
         rows.append({"index": index, "tasks": names, "mates": mates, "gains": gains})
@@ -51,6 +54,8 @@ def groups(contents: Contents) -> Values | None:
     return {
         "method": contents.grouping["method"],
         "rows": rows,
+        "many": len(contents.names) > MANY,
+        "largest": max((len(names) for names in contents.groups), default=1),
         "decimals": facts.decimals_of(measured) if measured else estimated,
         "estimate_decimals": estimated if contents.measure or not measured else facts.decimals_of(measured),
         "baselines": [b for b in BASELINES if any(b in row["gains"] for row in rows)],
@@ -161,7 +166,7 @@ def outcomes(contents: Contents) -> Values | None:
                 {
                     "title": title,
                     "settings": settings,
-                    "rows": [(name, contents.group_of.get(name), table.loc[name]) for name in order],
+                    "rows": list(zip(order, table.to_dict("records"), strict=True)),
                     "best": table[settings].min(axis=1).to_dict(),
                     "decimals": decimals_for(table[settings].to_numpy().ravel(), 4),
                 }
@@ -169,12 +174,19 @@ def outcomes(contents: Contents) -> Values | None:
     gains = facts.task_gains(results, JOINT)
     verdicts = [gain.verdict for gain in gains.values()]
     score = facts.score_of(results).replace("_", " ")
+    compared = [name for name in order if name in gains]
     figure = None
     if gains:
         label = f"gain over joint training ({contents.unit} of {score})\ngroups worse  ←  0  →  groups better"
-        figure = draw_gains(gains, [name for name in order if name in gains], label)
+        figure = draw_gains(gains, compared, label)
+    many = len(order) > MANY
     return {
         "tables": tables,
+        "many": many,
+        "ends": ends(compared, {name: gain.mean for name, gain in gains.items()}) if many else ([], []),
+        "gains": gains,
+        "gain_decimals": facts.decimals_of(gains.values()) if gains else 0,
+        "group_of": contents.group_of,
         "figure": figure,
         "score": score,
         "sorted": len(gains) > NAMED_GAINS,
@@ -215,7 +227,8 @@ def cost(contents: Contents) -> Values | None:
 
 
 def data(contents: Contents) -> Values | None:
-    return contents.suite
+    suite = contents.suite
+    return suite and {**suite, "thinnest": thinnest(suite["tasks"]) if len(suite["tasks"]) > MANY else []}
 
 
 def making(contents: Contents) -> Values:

@@ -12,6 +12,7 @@ from affinity_service.affinity.measured import history_of
 from affinity_service.grouping import centre_rows, cluster
 from affinity_service.report.contents import MILLION, Contents
 from affinity_service.report.training_figures import (
+    NAMED,
     draw_affinities,
     draw_assignments,
     draw_graphs,
@@ -39,13 +40,15 @@ def _measured(contents: Contents) -> Values | None:
     if table is None or len(names) < 2:
         return None
     measure = contents.measure or "lookahead"
-    history = history_of(table, measure, len(names)) * (1 if measure == "cosine" else MILLION)
+    history = history_of(table, measure, len(names))
+    if measure != "cosine":
+        history *= MILLION
     step = table["step"].to_numpy()
     best = (contents.history or {}).get("best_epoch")
     epoch = table["epoch"].to_numpy()
     kept = epoch < best if best else np.ones(len(table), bool)
     unit = "cosine" if measure == "cosine" else "ppm of the loss per step"
-    groups = _groups_over_time(history[kept], step[kept], len(contents.groups), names)
+    groups = _groups_over_time(history, step, kept, len(contents.groups), names)
     return {
         "measure": measure.replace("_", "-"),
         "count": len(table),
@@ -56,10 +59,13 @@ def _measured(contents: Contents) -> Values | None:
     }
 
 
-def _groups_over_time(history: NDArray[np.float64], step: NDArray[np.int64], k: int, names: list[str]) -> Values | None:
+def _groups_over_time(
+    history: NDArray[np.float64], step: NDArray[np.int64], kept: NDArray[np.bool_], k: int, names: list[str]
+) -> Values | None:
     """The groups that each part of the training alone would have given."""
-    if not 1 < k < len(names) <= MOST_CLUSTERED or len(history) < 2 * PARTS:
+    if not 1 < k < len(names) <= MOST_CLUSTERED or kept.sum() < 2 * PARTS:
         return None
+    history, step = history[kept], step[kept]
     parts = np.array_split(np.arange(len(history)), PARTS)
     found: list[list[int]] = []
     for part in parts:
@@ -95,7 +101,9 @@ def _scheduled(contents: Contents) -> Values | None:
     table, names = contents.schedule, contents.names
     if table is None:
         return None
-    rows = table.to_pylist()
+    drawable = len(names) <= MOST_DRAWN
+    # Only the graphs need the T² numbers of every refresh, as millions of Python's numbers.
+    rows = (table if drawable else table.drop_columns("interference")).to_pylist()
     last = rows[-1]
     drawn = [rows[i] for i in sorted({round(i) for i in np.linspace(0, len(rows) - 1, min(GRAPHS, len(rows)))})]
     colours = np.array(_aligned([row["colour"] for row in rows])).T
@@ -107,8 +115,9 @@ def _scheduled(contents: Contents) -> Values | None:
         "steps": last["step"],
         "conflicts": conflicts,
         "classes": [len(row["active"]) for row in rows],
+        "named": len(names) <= NAMED,
         "pairs": len(names) * (len(names) - 1) // 2,
-        "graphs": draw_graphs(drawn, names) if len(names) <= MOST_DRAWN else None,
+        "graphs": draw_graphs(drawn, names) if drawable else None,
         "assignments": draw_assignments(colours, [str(row["step"]) for row in rows], names, "refresh after step"),
         "occupancy": draw_occupancy(shares, last["longest_wait"], names),
         "table": [

@@ -18,7 +18,7 @@ from affinity_service.report.wording import short
 
 # Measurements that a point of a curve is the mean of, as a part of all.
 _SMOOTH = 8
-_NAMED = 60
+NAMED = 60
 # Light enough for dark numbers.
 _COLOURS = mpl.colormaps["Set3"].colors  # type: ignore[attr-defined]
 _NODE_INK = "#222222"
@@ -39,8 +39,9 @@ def draw_affinities(
     apart = ~np.eye(tasks, dtype=bool)
     group = np.array([group_of.get(name, 0) for name in names])
     together = apart & (group[:, None] == group[None, :]) & (group[:, None] > 0)
-    mean = np.where(apart, np.nanmean(history, axis=0), np.nan)
-    order = [divmod(int(i), tasks) for i in np.argsort(np.where(apart, mean, np.inf), axis=None)[: tasks * (tasks - 1)]]
+    mean = np.where(apart, known_mean(history), np.inf)
+    ranked = np.argsort(mean, axis=None)[: tasks * (tasks - 1)]
+    lowest, highest = ([divmod(int(i), tasks) for i in part[:lines]] for part in (ranked, ranked[::-1]))
     figure = new_figure(7.2, 3.4)
     axes = figure.add_axes((0.12, 0.14, 0.62, 0.82))
     window = max(1, len(step) // _SMOOTH)
@@ -50,15 +51,16 @@ def draw_affinities(
         axes.plot(step[: len(smooth)] if len(smooth) == len(step) else step[window // 2 :][: len(smooth)], smooth,
                   color=colour, linewidth=width, linestyle=style, label=label)  # fmt: skip
 
-    for number, (i, j) in enumerate(order[-lines:][::-1]):
+    for number, (i, j) in enumerate(highest):
         label = f"{short(names[i], 14)} ← {short(names[j], 14)}"
         curve(history[:, i, j], HELP, 1.2, label, ("-", "--", ":")[number % 3])
-    for number, (i, j) in enumerate(order[:lines]):
+    for number, (i, j) in enumerate(lowest):
         label = f"{short(names[i], 14)} ← {short(names[j], 14)}"
         curve(history[:, i, j], HARM, 1.2, label, ("-", "--", ":")[number % 3])
     if together.any() and (apart & ~together).any():
-        curve(np.nanmean(history[:, together], axis=1), INK, 2.2, "pairs in a group, mean")
-        curve(np.nanmean(history[:, apart & ~together], axis=1), PLAIN, 2.2, "other pairs, mean")
+        for pairs, colour, label in ((together, INK, "pairs in a group"), (apart & ~together, PLAIN, "other pairs")):
+            means = np.array([np.nanmean(values[pairs]) for values in history])
+            curve(means, colour, 2.2, f"{label}, mean")
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.axvline(last, color=LINE, linewidth=1.2, zorder=0)
     axes.set_xlabel("optimizer step (vertical line: the best epoch)")
@@ -71,6 +73,16 @@ def draw_affinities(
         text.set_parse_math(False)
     tidy(axes)
     return inline_svg(figure, "Moving means of measured affinities over the steps of the training")
+
+
+def known_mean(history: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``np.nanmean`` over the measurements without its copy of them: of 500 tasks each has two megabytes."""
+    total, counts = np.zeros(history.shape[1:]), np.zeros(history.shape[1:])
+    for values in history:
+        known = np.isfinite(values)
+        np.add(total, values, out=total, where=known)
+        counts += known
+    return np.divide(total, counts, out=np.full_like(total, np.nan), where=counts > 0)
 
 
 def _moving_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
@@ -116,7 +128,9 @@ def draw_graphs(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> M
 def draw_assignments(labels: NDArray[np.int_], times: Sequence[str], names: Sequence[str], title: str) -> Markup:
     """(T, times) which group a task is in, as colours; a row that keeps its colour is a task that keeps its company."""
     tasks, count = labels.shape
-    named = tasks <= _NAMED
+    named = tasks <= NAMED
+    if not named:  # without names the order is free: tasks that end together stand together
+        labels = labels[np.lexsort(labels.T)]
     height = 0.7 + (0.17 * tasks if named else 5.0)
     figure = new_figure(7.2, height)
     axes = figure.add_axes((0.2, 0.55 / height, 0.78, 1 - 0.65 / height))
@@ -130,6 +144,8 @@ def draw_assignments(labels: NDArray[np.int_], times: Sequence[str], names: Sequ
     for text in axes.get_yticklabels():
         text.set_parse_math(False)
     axes.set_xlabel(title)
+    if not named:
+        axes.set_ylabel(f"{tasks} tasks, in the order of their last colour")
     tidy(axes, 8)
     return inline_svg(figure, "Which group or colour class every task is in, over time")
 
@@ -137,12 +153,14 @@ def draw_assignments(labels: NDArray[np.int_], times: Sequence[str], names: Sequ
 def draw_occupancy(shares: Sequence[float], waits: Sequence[int], names: Sequence[str]) -> Markup:
     """Bars: the part of the steps in which each task trained; the longest wait is written beside them."""
     tasks = len(names)
-    named = tasks <= _NAMED
+    named = tasks <= NAMED
     height = 0.7 + (0.19 * tasks if named else 5.0)
     figure = new_figure(7.2, height)
     axes = figure.add_axes((0.2, 0.55 / height, 0.7, 1 - 0.65 / height))
-    axes.barh(range(tasks), shares, color=HELP, height=0.7 if named else 1.0)
-    if named:
+    if not named:  # hundreds of bars would leave seams
+        axes.fill_betweenx(range(tasks), sorted(shares, reverse=True), color=HELP, step="mid", linewidth=0)
+    else:
+        axes.barh(range(tasks), shares, color=HELP, height=0.7)
         for task, (share, wait) in enumerate(zip(shares, waits, strict=True)):
             axes.text(share + 0.01, task, f"waited {wait} at most", va="center", fontsize=7, color=INK)
     axes.set_ylim(tasks - 0.4, -0.6)
@@ -152,5 +170,7 @@ def draw_occupancy(shares: Sequence[float], waits: Sequence[int], names: Sequenc
     for text in axes.get_yticklabels():
         text.set_parse_math(False)
     axes.set_xlabel("part of the optimizer steps in which the task trained")
+    if not named:
+        axes.set_ylabel(f"{tasks} tasks, most steps first")
     tidy(axes, 8)
     return inline_svg(figure, "Occupancy of every task; the table gives the numbers")

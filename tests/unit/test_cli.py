@@ -1,13 +1,16 @@
 import json
+import re
 from io import StringIO
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from affinity_service import cli, cli_output
+from affinity_service.config import Config
 from affinity_service.named_groups import TaskNetworks
 from affinity_service.reporter import RichReporter
 
@@ -25,6 +28,45 @@ def printed(monkeypatch):
 def test_names_of_groups_are_no_markup(printed):
     cli_output.print_groups([["a", NAME]], {"method": "sdp", "objective": 1.0, "bound": None})
     assert f"a, {NAME}" in printed.getvalue()
+
+
+MANY = [[f"community_{index}" for index in range(start, 500, 30)] for start in range(30)]
+STORED = {"method": "sdp", "objective": 1.0, "bound": None}
+
+
+@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("name", ["community_0", "任务" * 200, "x" * 1000])
+def test_hundreds_of_names_take_a_line_per_group_and_say_how_many_are_left_out(monkeypatch, width, name):
+    stream = StringIO()
+    monkeypatch.setattr(cli_output, "out", Console(file=stream, width=width))
+    groups = [[name, *MANY[0][1:]], *MANY[1:]]
+    cli_output.print_groups(groups, STORED)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == len(groups) + 7
+    assert max(cell_len(line) for line in lines) <= width
+    for line, names in zip(lines[4:], groups, strict=False):
+        shown = [each for each in names if re.search(rf"\b{each}\b", line)]
+        (rest,) = re.findall(r"and (\d+) more", line)
+        assert int(rest) == len(names) - max(len(shown), 1)
+        assert f" {len(names)} " in line
+    assert "--json" in lines[-1]
+
+
+def test_json_names_every_task(monkeypatch, capsys):
+    stored = {**STORED, "groups": MANY}
+    folder = SimpleNamespace(root="study", read_json=lambda _: stored)
+    config = Config.parse({"name": "study", "data": {"source": "parquet", "path": "suite.parquet"}})
+    study = SimpleNamespace(folder=folder, config=config, require=lambda _: None)
+    monkeypatch.setattr(cli, "_open", lambda _: study)
+    monkeypatch.setattr(cli, "_run", lambda *_: study)
+    cli.group("study", as_json=True)
+    assert json.loads(capsys.readouterr().out)["groups"] == MANY
+
+
+def test_networks_of_hundreds_of_tasks_take_a_line_each(printed):
+    served = {name: index for index, names in enumerate(MANY) for name in names}
+    cli_output.print_networks(TaskNetworks(MANY, served, 0.5, None, 17, True))
+    assert len(printed.getvalue().splitlines()) == len(MANY) + 7
 
 
 def test_names_of_predictions_are_no_markup(printed, monkeypatch):

@@ -5,7 +5,17 @@ import pandas as pd
 import pytest
 
 from affinity_service.config import GroupModelConfig
-from affinity_service.evaluation.outcomes import GROUPS, JOINT, RANDOM, SINGLE, gains, interval, loss_table, plan_runs
+from affinity_service.evaluation.outcomes import (
+    GROUPS,
+    JOINT,
+    RANDOM,
+    SINGLE,
+    gains,
+    interval,
+    loss_table,
+    plan_runs,
+    task_gains,
+)
 
 GROUPS_OF_NINE = [[4, 0], [1, 2, 3], [5, 6, 7, 8]]
 
@@ -85,6 +95,16 @@ def test_gains_are_paired_by_seed():
     assert found[SINGLE] == pytest.approx((-0.5, 0.0))
     assert gains(RESULTS, ["b"])[JOINT] == pytest.approx((2.0, STUDENT * 1.0))
     assert SINGLE not in gains(RESULTS, ["b"])
+
+
+@pytest.mark.parametrize("baseline", [JOINT, SINGLE, RANDOM])
+def test_gains_of_all_tasks_at_once_are_those_of_each(baseline):
+    found = task_gains(RESULTS, baseline)
+    one_by_one = {task: gains(RESULTS, [task]) for task in ("a", "b")}
+    assert found == {task: pytest.approx(each[baseline]) for task, each in one_by_one.items() if baseline in each}
+    once = task_gains(RESULTS[RESULTS["seed"] == 0], baseline)
+    assert np.isnan([half for _, half in once.values()]).all()
+    assert task_gains(RESULTS[RESULTS["setting"] == GROUPS], baseline) == {}
 
 
 def test_interval_by_hand_and_of_one_value():

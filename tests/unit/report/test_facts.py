@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from affinity_service.affinity.matrix import AffinityMatrix
-from affinity_service.report.facts import Gain, bound_sentences, comparison, direct_sentences, summary
+from affinity_service.report.facts import Gain, bound_sentences, comparison, decimals_of, direct_sentences, summary
 from affinity_service.report.pairs import extreme_pairs
 from affinity_service.report.wording import (
     decimals_for,
@@ -59,6 +59,14 @@ def _matrix(gains: list[list[float]]) -> AffinityMatrix:
     counts = np.full(values.shape, 3)
     names = tuple("abcdefgh"[: len(values)])
     return AffinityMatrix(names, values - level, np.full(values.shape, 0.01), counts, values - level)
+
+
+def test_one_lucky_interval_does_not_widen_a_long_table() -> None:
+    lucky, usual = Gain(0.02, 0.0000003), Gain(0.02, 0.003)
+    assert decimals_of([lucky, usual]) == 7
+    assert decimals_of([lucky] + 30 * [usual]) == decimals_of([usual]) == 4
+    assert decimals_of([Gain(0.5, NAN)]) == 3
+    assert [gain.text(4) for gain in (lucky, Gain(0.0, 0.0))] == ["+0.0200 ± 0.0001", "0.0000 ± 0.0000"]
 
 
 def test_bound_names_gap_and_chance() -> None:
