@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,9 +17,7 @@ class NodeFeatureConfig(StageConfig):
         "auto", description="given: the graph's own; structural: made from its edges; auto: given where there are any"
     )
     dimension: int = Field(128, ge=1, description="of the structural embedding")
-    weights: list[Annotated[float, Field(ge=0)]] = Field(
-        [0.0, 1.0, 1.0, 1.0], min_length=1, description="of the embedding's powers of the propagation, from the zeroth"
-    )
+    iterations: int = Field(12, ge=1, description="of the structural embedding, each of two hops")
     seed: int = Field(0, ge=0)
 
 

@@ -19,8 +19,8 @@ from affinity_service.config_graphs import GraphSource
 from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.placement import workers_with_room
 from affinity_service.engine.pool import TASK_RETRIES, map_unordered, result
-from affinity_service.graphs.blocks import layer_name, layer_names, layer_reader, read_block, write_block
-from affinity_service.graphs.embedding import combined, random_rows
+from affinity_service.graphs.blocks import gram_name, layer_name, layer_names, layer_reader, read_block, write_block
+from affinity_service.graphs.embedding import HOPS_APART, gram, orthonormalising, random_rows, unit_rows
 from affinity_service.graphs.examples import Examples, sample_examples
 from affinity_service.graphs.propagate import next_hop, row_scale
 from affinity_service.graphs.source import read_graph
@@ -51,9 +51,9 @@ def build_graph(source: GraphSource, folder: StudyFolder) -> None:
 
 
 @ray.remote
-def make_block(layer: Layer, block: int, facts: GraphFacts, source: GraphSource, folder: StudyFolder) -> float:
-    """One block of one layer; returns its FLOPs."""
-    return layer.make(block, facts, source, folder)
+def make_block(layer: Layer, block: int, facts: GraphFacts, source: GraphSource, folder: StudyFolder) -> None:
+    """One block of one layer."""
+    layer.make(block, facts, source, folder)
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ class Layer:
     def name(self) -> str:
         return f"{self.kind}-{self.number}"
 
-    def make(self, block: int, facts: GraphFacts, source: GraphSource, folder: StudyFolder) -> float:
+    def make(self, block: int, facts: GraphFacts, source: GraphSource, folder: StudyFolder) -> None:
         tiles, dtype = read_tiles(folder, block), TYPES[source.precision]
         scale = row_scale(tiles.degrees, source.normalisation)
-        flops = 0.0
         if self.kind in (POWER, HOP) and self.number:
-            before = layer_reader(folder, Layer(self.kind, self.number - 1).name)
-            made = next_hop(tiles, block, before)
-            flops = 2.0 * made.shape[1] * int(tiles.degrees.sum())
+            before = Layer(self.kind, self.number - 1)
+            made = next_hop(tiles, block, layer_reader(folder, before.name))
+            if before.turned:
+                made = (made.float() @ read_block(folder, before.turn)).to(dtype)
         elif self.kind == POWER:
             rows = random_rows(len(scale), source.features.dimension, source.features.seed, block)
             made = (rows * scale).to(dtype)
@@ -82,16 +82,35 @@ class Layer:
             made = (self._start(block, source, folder) * scale).to(dtype)
         else:
             made = self._examples(block, facts, source, folder, scale)
+        if self.turned:
+            write_block(folder, gram_name(self.name, block), gram(made.float() / scale).float())
         write_block(folder, layer_name(self.name, block), made)
-        return flops
+
+    @property
+    def turned(self) -> bool:
+        """Whether the features are made orthonormal when they are next used."""
+        return self.kind == POWER and self.number > 0 and self.number % HOPS_APART == 0
+
+    @property
+    def turn(self) -> str:
+        """The file of the (d, d) matrix that does it."""
+        return f"graph/{self.name}/turn.arrow"
+
+    def is_whole(self, facts: GraphFacts, folder: StudyFolder) -> bool:
+        return len(folder.sizes(layer_names(self.name, facts.blocks))) == facts.blocks
+
+    def finish(self, facts: GraphFacts, folder: StudyFolder) -> None:
+        """Once all blocks are there."""
+        if self.turned and not folder.exists(self.turn):
+            grams = [read_block(folder, gram_name(self.name, block)).double() for block in range(facts.blocks)]
+            write_block(folder, self.turn, orthonormalising(torch.stack(grams).sum(dim=0)))
 
     def _start(self, block: int, source: GraphSource, folder: StudyFolder) -> torch.Tensor:
         if folder.exists(layer_name(GIVEN, block)):
             return read_block(folder, layer_name(GIVEN, block))
-        weights = source.features.weights
+        last = Layer(POWER, source.features.iterations * HOPS_APART)
         # Unit length does away with the scale that the powers travel with.
-        powers = [read_block(folder, layer_name(Layer(POWER, number).name, block)) for number in range(len(weights))]
-        return combined(powers, weights)
+        return unit_rows(read_block(folder, layer_name(last.name, block)).float() @ read_block(folder, last.turn))
 
     def _examples(
         self, block: int, facts: GraphFacts, source: GraphSource, folder: StudyFolder, scale: torch.Tensor
@@ -125,27 +144,35 @@ def prepare_suite(context: StageContext) -> StageOutcome:
     found = folder.read_json(FACTS)
     given = found.pop("given")
     facts = GraphFacts(**found)
-    flops, layers = 0.0, layers_of(source, given)
-    for number, layer in enumerate(layers):
-        names = layer_names(layer.name, facts.blocks)
-        missing = context.unfinished(names, f"blocks of {layer.name}")
+    layers = layers_of(source, given)
+    # What lies before a finished layer may have been removed.
+    first = max((number for number, layer in enumerate(layers) if layer.is_whole(facts, folder)), default=0)
+    for number, layer in enumerate(layers[first:], first):
+        missing = context.unfinished(layer_names(layer.name, facts.blocks), f"blocks of {layer.name}")
 
         def submit(_: int, block: int, layer: Layer = layer) -> ray.ObjectRef:
             return make_block.options(**options).remote(layer, block, facts, source, folder)
 
-        done = number * facts.blocks + facts.blocks - len(missing)
-        for cost in map_unordered(submit, range(workers), missing):
-            flops, done = flops + cost, done + 1
-            context.progress(done, len(layers) * facts.blocks, "blocks of propagated features")
+        before = (number + 1) * facts.blocks - len(missing)
+        for done, _ in enumerate(map_unordered(submit, range(workers), missing), 1):
+            context.progress(before + done, len(layers) * facts.blocks, "blocks of propagated features")
+        layer.finish(facts, folder)
+        # Of layers done with, only the hops are asked for again.
+        if layer.kind == POWER and number:
+            folder.delete(f"graph/{layers[number - 1].name}/")
     if not folder.exists(CONTENT):
         result(assemble.options(**options).remote(facts, source, folder))
     folder.delete("graph/")
-    return StageOutcome(flops=flops, workers=workers, identity=read_suite(folder).content_hash)
+    suite = read_suite(folder)
+    entries = facts.edges * (1 if facts.directed else 2)
+    hops = sum(1 for layer in layers if layer.kind in (POWER, HOP) and layer.number)
+    return StageOutcome(2.0 * hops * entries * suite.inputs.shape[-1], workers, suite.content_hash)
 
 
 def layers_of(source: GraphSource, given: bool) -> Sequence[Layer]:
     """In the order in which they are made."""
-    powers = [] if given else [Layer(POWER, number) for number in range(len(source.features.weights))]
+    last = source.features.iterations * HOPS_APART
+    powers = [] if given else [Layer(POWER, number) for number in range(last + 1)]
     return [*powers, *(Layer(HOP, number) for number in range(source.hops + 1)), Layer(ROWS)]
 
 

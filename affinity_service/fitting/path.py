@@ -102,17 +102,17 @@ class Paths:
     def __init__(self, rows: Sequence[TaskRows | None], anchor: Anchor, optimizer: UpdateRule) -> None:
         self.rows, self.anchor, self.optimizer = rows, anchor, optimizer
         self._base: dict[int, Tensor] = {}
-        self._roots: dict[int, Tensor] = {}
+        self._curvatures: dict[int, Tensor] = {}
 
     def of_task(self, task: int) -> tuple[TaskRows, Tensor, Tensor]:
-        """Rows of a task, slopes at the base model and the root of its curvature, computed when first asked for: a
+        """Rows of a task, slopes at the base model and its curvature, computed when first asked for: a
         question names few of many tasks."""
         rows = self.rows[task]
         assert rows is not None, "checked by the caller"
-        if task not in self._roots:
+        if task not in self._curvatures:
             self._base[task] = rows.slopes(rows.margins[:, None])
-            self._roots[task] = _root(rows.features)
-        return rows, self._base[task], self._roots[task]
+            self._curvatures[task] = _curvature(rows.features)
+        return rows, self._base[task], self._curvatures[task]
 
     @torch.no_grad()
     def run(
@@ -131,7 +131,7 @@ class Paths:
             state = _State(self, [tuple(subsets[i]) for i in order], training, torch.tensor(order))
             for epoch in range(epochs):
                 state.epoch()
-                on_epoch(epoch, state.w[back], self.anchor.coordinates(state.w)[back])
+                on_epoch(epoch, state.w[back], state.coordinates()[back])
 
 
 class _State:
@@ -160,7 +160,14 @@ class _State:
         self.stride = [1] * count
         d = anchor.scale.shape[0] if anchor.basis is None else anchor.basis.shape[1]
         self.seen = torch.zeros(count, d, device=device)
+        self.now: Tensor | None = None
         self.first = True
+
+    def coordinates(self) -> Tensor:
+        """(M, d) of all displacements as they are now; the next look often asks for the same again."""
+        if self.now is None:
+            self.now = self.anchor.coordinates(self.w)
+        return self.now
 
     def epoch(self) -> None:
         for step in range(self.steps[0]):
@@ -172,6 +179,7 @@ class _State:
             self.paths.optimizer.step(
                 self.w[part], self.weights[part], self.gradient[part], self.square[part], self.moments, part
             )
+            self.now = None
             for i in range(active):
                 self.left[i] -= 1
 
@@ -179,7 +187,10 @@ class _State:
         """New residuals, gradients and strides of some subsets."""
         everyone = len(due) == len(self.w)
         index = torch.tensor(due, device=self.w.device)
-        c = self.anchor.coordinates(self.w if everyone else self.w[index])
+        if everyone or self.now is not None:
+            c = self.coordinates() if everyone else self.coordinates()[index]
+        else:
+            c = self.anchor.coordinates(self.w[index])
         place = {subset: position for position, subset in enumerate(due)}
         change = c - (self.seen if everyone else self.seen[index])
         total = torch.zeros_like(c)
@@ -188,12 +199,12 @@ class _State:
             positions = [place[i] for i in holders if i in place]
             if not positions or self.paths.rows[task] is None:
                 continue
-            rows, base, root = self.paths.of_task(task)
+            rows, base, curvature = self.paths.of_task(task)
             own = torch.tensor(positions, device=c.device)
             slopes = rows.slopes(rows.margins_at(c[own])) - base
             share = self.share[index[own], task]
             total.index_add_(0, own, (slopes.T @ rows.features) * (share / len(rows))[:, None])
-            moved.index_add_(0, own, (change[own] @ root.T).square().sum(dim=1) * share)
+            moved.index_add_(0, own, _mean_square(curvature, change[own]) * share)
         gradient = (self.mean[index] + self.anchor.gradient(total)).mul_(self.reached[index])
         fed = self.paths.optimizer.feed(gradient, self.noise if everyone else self.noise[index])
         if everyone:
@@ -208,14 +219,13 @@ class _State:
         self.first = False
 
 
-def _root(features: Tensor) -> Tensor:
-    """(k, d) R with RᵀR the mean outer product of the rows: ‖Rc‖² is the mean square of the margins' changes."""
+def _curvature(features: Tensor) -> Tensor:
+    """(d, d) mean outer product of the rows; the rows themselves (n, d) over √n where they are fewer."""
     n, d = features.shape
-    if d >= n:
-        return features / n**0.5
-    # Coordinates that only other tasks have cost nothing.
-    own = features.any(dim=0)
-    values, vectors = torch.linalg.eigh((features[:, own].T @ features[:, own] / n).double())
-    root = features.new_zeros(len(values), d)
-    root[:, own] = (values.clamp(min=0).sqrt()[:, None] * vectors.T).to(features.dtype)
-    return root
+    return features / n**0.5 if d >= n else features.T @ features / n
+
+
+def _mean_square(curvature: Tensor, change: Tensor) -> Tensor:
+    """(k,) mean square of the margins' changes under changes of coordinates (k, d)."""
+    moved = change @ curvature.T
+    return ((moved * change) if len(curvature) == change.shape[1] else moved.square()).sum(dim=1).clamp(min=0)

@@ -19,6 +19,10 @@ def layer_name(layer: str, block: int) -> str:
     return f"graph/{layer}/block-{block:05d}.arrow"
 
 
+def gram_name(layer: str, block: int) -> str:
+    return f"graph/{layer}/gram-{block:05d}.arrow"
+
+
 def write_block(folder: StudyFolder, name: str, features: Tensor) -> None:
     """Features (rows, …) of float32 or bfloat16."""
     flat = features.contiguous().view(STORED[features.dtype]).flatten()

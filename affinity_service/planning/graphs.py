@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from affinity_service.config import Config
 from affinity_service.config_graphs import GeneratedGraphSource, GraphSource
+from affinity_service.graphs.embedding import HOPS_APART
 from affinity_service.planning.machine import Machine
 from affinity_service.planning.memory import TRAIN_REMAINS, WORKER, Bytes, with_common
 from affinity_service.planning.workload import Workload
@@ -19,9 +20,10 @@ ASSEMBLED_COPIES = 4
 
 
 def layers(source: GraphSource) -> tuple[int, int]:
-    """(layers of features, how many of them take a hop)."""
-    powers = 0 if source.features.kind == "given" else len(source.features.weights)
-    return powers + source.hops + 1, max(0, powers - 1) + source.hops
+    """(layers of features on the disk at a time, hops in all)."""
+    powers = 0 if source.features.kind == "given" else 2
+    hops = HOPS_APART * source.features.iterations if powers else 0
+    return powers + source.hops + 1, hops + source.hops
 
 
 def suite_flops(config: Config, work: Workload) -> float:
