@@ -42,7 +42,7 @@ def first_order_losses(
     losses = np.full((len(subsets), len(base)), np.nan)
     for row, subset in zip(losses, subsets, strict=True):
         own = list(subset)
-        steps = epochs * steps_per_epoch(len(suite.rows(TRAIN, own)), config.base.batch_size)
+        steps = epochs * steps_per_epoch(suite.count(TRAIN, own), config.base.batch_size)
         length = config.base.learning_rate * steps
         if config.base.optimizer == "sgd":
             length /= 1 - config.base.momentum

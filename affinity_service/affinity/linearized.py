@@ -23,6 +23,7 @@ from affinity_service.fitting.products import one_thread
 from affinity_service.fitting.query import QueryFits
 from affinity_service.fitting.task_rows import member_losses, split_by_task
 from affinity_service.gradients.store import FeatureRows
+from affinity_service.tasks.label_bits import LabelBits
 from affinity_service.tasks.sampling import steps_per_epoch
 from affinity_service.tasks.suite import Task
 
@@ -158,7 +159,7 @@ class LinearizedEstimator:
         return found
 
     def _training(self, subsets: Sequence[tuple[int, ...]]) -> Training:
-        examples = [int(self._labelled[:, list(subset)].any(axis=1).sum()) for subset in subsets]
+        examples = [self._labelled.count(subset) for subset in subsets]
         steps = [steps_per_epoch(count, self.config.base.batch_size) for count in examples]
         return Training(self.config.base.batch_size, torch.tensor(steps), torch.tensor(examples))
 
@@ -203,12 +204,12 @@ class LinearizedEstimator:
         return fit.weights, torch.as_tensor(fit.converged)
 
 
-def _labelled(rows: FeatureRows, tasks: int) -> NDArray[np.bool_]:
-    """(examples, T): which of them have a label for which task."""
+def _labelled(rows: FeatureRows, tasks: int) -> LabelBits:
+    """Which of the examples that occur have a label for which task."""
     examples, place = np.unique(rows.example, return_inverse=True)
     labelled = np.zeros((len(examples), tasks), bool)
     labelled[place, rows.task_of_row] = True
-    return labelled
+    return LabelBits.from_mask(labelled)
 
 
 def _tensors(rows: FeatureRows, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -23,12 +23,12 @@ from affinity_service.engine.session import actor_options
 from affinity_service.engine.train import progress_board, train_model
 from affinity_service.engine.train_job import TrainJob
 from affinity_service.errors import UserError
-from affinity_service.evaluation.flops import pass_flops
+from affinity_service.evaluation.flops import RunFlops
 from affinity_service.evaluation.outcomes import GROUPS, plan_runs
 from affinity_service.evaluation.stacked import Run, RunOutcome, StackedTrainer, split_losses
 from affinity_service.models import build_model
 from affinity_service.tables import read_table, write_table
-from affinity_service.tasks.suite import TEST, TRAIN, VALIDATION, Suite
+from affinity_service.tasks.suite import TEST, VALIDATION, Suite
 
 # Above so many parameters a stack of models gains little over training them one by one.
 STACKABLE_PARAMETERS = 2_000_000
@@ -145,7 +145,7 @@ def _train_trial(trial: Trial, suite: Suite, config: Config, folder: StudyFolder
     train = _train_stacked if _batched(config, suite) else _train_one_by_one
     initial = folder.read_bytes("base_model/model.safetensors") if config.group_models.start == "base" else None
     outcomes = train(trial.runs, suite, config, scratch, initial)
-    forward_backward = pass_flops(_build(config, suite, 0), suite.inputs.shape[1:])
+    flops = RunFlops(_build(config, suite, 0), suite)
     for outcome in outcomes:
         if outcome.run in trial.kept:
             folder.write_bytes(trial.weights(outcome.run), save_safetensors(outcome.weights))
@@ -156,13 +156,7 @@ def _train_trial(trial: Trial, suite: Suite, config: Config, folder: StudyFolder
             "best_epoch": o.best_epoch,
             "validation": o.validation,
             "test": o.test,
-            "flops": float(
-                o.epochs
-                * (
-                    forward_backward.training * len(suite.rows(TRAIN, o.run.tasks))
-                    + forward_backward.forward * len(suite.rows(VALIDATION, o.run.tasks))
-                )
-            ),
+            "flops": flops(o.run.tasks, o.epochs),
         }
         for o in outcomes
     ]

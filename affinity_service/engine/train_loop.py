@@ -45,7 +45,7 @@ class _Worker:
         self.device = ray.train.torch.get_device()
         self.dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
         self.rows = suite.rows(TRAIN, job.tasks)
-        counts = (suite.observed & (suite.split == TRAIN)[:, None]).sum(axis=0).tolist()
+        counts = suite.label_counts(TRAIN).tolist()
         self.weights = task_weights(counts, job.tasks, len(self.rows)).to(self.device)
         self.losses = TaskLosses(suite.tasks)
         model = build_model(job.model, suite.inputs.shape[1:], suite.tasks, self.config.seed)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.evaluation.fine_tuning import FineTuner
-from affinity_service.evaluation.flops import pass_flops
 from affinity_service.gradients.store import LAYOUT, pair_rows
-from affinity_service.models import build_model
-from affinity_service.planning.flops import PROBE_SEEDS, landmark_rounds, runs_network
+from affinity_service.planning.flops import PROBE_SEEDS, forward_flops, landmark_rounds, runs_network, training_flops
 from affinity_service.planning.workload import Subsets, Workload
 from affinity_service.tasks.suite import VALIDATION, Suite
 
@@ -24,24 +22,23 @@ def cost_ratios(config: Config, folder: StudyFolder, suite: Suite, seconds_per_t
     ----------
     seconds_per_training : measured in a worker, beside others.
     """
-    model = build_model(config.model, suite.inputs.shape[1:], suite.tasks, 0)
-    passes = pass_flops(model, suite.inputs.shape[1:])
     work = Workload.of(config, suite)
     subsets = Subsets.of(config, work.tasks)
     mean_size = round(subsets.memberships / subsets.count)
     tuner = FineTuner(suite, config, None)
     one = tuner.flops(tuple(range(min(len(suite.tasks), max(1, mean_size)))))
     layout = folder.read_json(LAYOUT)
+    # A gradient is of one task's margin: its pass has no other head.
     rows = 2 * len(pair_rows(suite)[0]) + landmark_rounds(config) * (layout["landmarks"] or 0)
-    # Every subset's losses are those of the network itself, where it is small.
-    evaluated = TRAININGS * passes.forward * len(suite.rows(VALIDATION)) if runs_network(config, work) else 0
+    # Every subset's losses are those of the network itself, where it is small: all its heads on all examples.
+    evaluated = TRAININGS * forward_flops(work) * work.rows[VALIDATION] if runs_network(config, work) else 0
     timings = {stage["name"]: stage for stage in folder.read_json("timings.json")["stages"]}
     scale = TRAININGS / subsets.count
     total = timings["base_model"]["flops"] + timings["gradients"]["flops"] + scale * timings["fits"]["flops"]
     seconds = timings["base_model"]["seconds"] + timings["gradients"]["seconds"] + scale * timings["fits"]["seconds"]
     workers = max(1, timings["fits"]["workers"])
     return {
-        "flops_ratio_model": (passes.training * rows + PROBE_SEEDS * config.fits.probes * one + evaluated)
+        "flops_ratio_model": (training_flops(work, 1) * rows + PROBE_SEEDS * config.fits.probes * one + evaluated)
         / (TRAININGS * one),
         "flops_ratio_total": total / (TRAININGS * one),
         "seconds_ratio": seconds / (TRAININGS * seconds_per_training / workers),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,15 +14,14 @@ from torch import Tensor
 
 from affinity_service.affinity.estimates import Moment
 from affinity_service.config import Config
-from affinity_service.evaluation.flops import pass_flops
+from affinity_service.evaluation.flops import RunFlops
+from affinity_service.evaluation.head_slots import Form, forms
 from affinity_service.evaluation.run import Run
-from affinity_service.evaluation.stacked import RunOutcome, StackedTrainer
+from affinity_service.evaluation.stacked import RunOutcome, StackedTrainer, evaluated_together
 from affinity_service.models import build_model
-from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
-
-# Numbers that a stack keeps per weight of a model, and the memory it may take.
-STACK_COPIES = 11
-STACK_BYTES = 1 << 30
+from affinity_service.planning.memory import STACK_BYTES, stacked_model_bytes
+from affinity_service.planning.workload import Workload
+from affinity_service.tasks.suite import Suite
 
 
 def seeds_of(purpose: Literal["probe", "truth", "oracle", "estimate", "groups"], seed: int, count: int) -> list[int]:
@@ -75,11 +75,12 @@ class FineTuner:
         self.suite, self.config, self.weights = suite, config, weights
         self.epochs = config.fits.epochs if epochs is None else epochs
         training = config.base.model_copy(update={"epochs": self.epochs, "patience": self.epochs})
-        self.trainer = StackedTrainer(suite, training, self._build, device, record_test, linearised)
         model = self._build(0)
-        self._flops = pass_flops(model, suite.inputs.shape[1:])
-        size = sum(p.numel() for p in model.parameters())
-        self.together = max(1, STACK_BYTES // (4 * STACK_COPIES * size))
+        # From given weights all seeds start alike.
+        build = self._build if weights is None else lambda seed: model
+        self.trainer = StackedTrainer(suite, training, build, device, record_test, linearised)
+        self._flops, self._work = RunFlops(model, suite), Workload.of(config, suite)
+        self._rows = max(training.batch_size, evaluated_together(device))
 
     def _build(self, seed: int) -> torch.nn.Module:
         model = build_model(self.config.model, self.suite.inputs.shape[1:], self.suite.tasks, seed)
@@ -100,8 +101,7 @@ class FineTuner:
         # Neighbours of about equal numbers of examples wait less for each other.
         order = sorted(range(len(runs)), key=lambda i: (len(runs[i].tasks), runs[i].tasks, runs[i].seed))
         outcomes: dict[int, RunOutcome] = {}
-        for start in range(0, len(order), self.together):
-            part = order[start : start + self.together]
+        for part in self._stacks(runs, order):
             trained = self.trainer.train([runs[i] for i in part])
             # Only losses are asked for.
             outcomes |= {i: replace(outcome, weights={}) for i, outcome in zip(part, trained, strict=True)}
@@ -114,6 +114,26 @@ class FineTuner:
         return results
 
     def flops(self, tasks: Sequence[int]) -> float:
-        """Of one run: forward and backward passes over its examples, forward over the validation ones, every epoch."""
-        training = self._flops.training * len(self.suite.rows(TRAIN, tasks))
-        return float(self.epochs * (training + self._flops.forward * len(self.suite.rows(VALIDATION, tasks))))
+        """Of one run, all epochs."""
+        return self._flops(tasks, self.epochs)
+
+    def _stacks(self, runs: Sequence[Run], order: Sequence[int]) -> Iterator[list[int]]:
+        """As many neighbours in the order at a time as memory takes."""
+        part: list[int] = []
+        heads: Counter[Form] = Counter()
+        for index in order:
+            own = forms(self.suite.tasks[task] for task in runs[index].tasks)
+            if part and (len(part) + 1) * self._bytes(heads | own) > STACK_BYTES:
+                yield part
+                part, heads = [], Counter()
+            part.append(index)
+            heads |= own
+        if part:
+            yield part
+
+    def _bytes(self, heads: Counter[Form]) -> float:
+        """Of one model with these heads in a stack."""
+        columns = sum(number * outputs for (_, outputs), number in heads.items())
+        return stacked_model_bytes(
+            self._work.parameters_with(columns), self._rows, self._work.activations_with(columns)
+        )

@@ -1,6 +1,7 @@
 """Training many small models at once: their parameters stacked, one product for all of them.
 
-Each model sees exactly what it would see alone: its own tasks, seed, order of examples, gradient clipping, Adam
+A model costs what its own tasks cost: it has no heads of others, and is evaluated on examples that have a label for one
+of its own. Each sees exactly what it would see alone: its own tasks, seed, order of examples, gradient clipping, Adam
 state and early stopping. Dropout is the exception: masks are drawn for the whole stack, seeded by the seeds of its
 runs, so a model draws other masks than it would alone or in another stack, but the same ones whenever the same stack
 is trained.
@@ -11,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from affinity_service.config import TrainConfig
 from affinity_service.errors import UserError
+from affinity_service.evaluation.head_slots import HeadSlots, gather, scatter, task_heads
+from affinity_service.evaluation.own_rows import Part, evaluation_parts
 from affinity_service.evaluation.run import Run
 from affinity_service.fitting.optimizers import training_optimizer
 from affinity_service.gradients.weight_space import WeightSpace
@@ -31,12 +33,16 @@ from affinity_service.tasks.suite import TEST, TRAIN, VALIDATION, Suite
 EVALUATED_TOGETHER = {"cpu": 256}
 
 
+def evaluated_together(device: str) -> int:
+    return EVALUATED_TOGETHER.get(torch.device(device).type, 2048)
+
+
 @dataclass(frozen=True)
 class RunOutcome:
     """A trained model at its best validation epoch (counted from 1).
 
     validation, test : (T,) mean loss per task, NaN for tasks it was not trained on or that have no label there.
-    weights : parameters by name, float32 on the CPU.
+    weights : parameters by name, float32 on the CPU; heads of tasks it was not trained on are as they were initially.
     history : (epochs, T) validation losses after every epoch, and test losses where they were recorded.
     """
 
@@ -64,7 +70,8 @@ class StackedTrainer:
 
     Parameters
     ----------
-    build : seed → module to start from; the modules must have parameters of the same names and shapes.
+    build : seed → module to start from, which is only read; the modules must have parameters of the same names and
+        shapes, and all their heads in one `TaskHeads`.
     record_test : also keep the test losses of every epoch.
     linearised : train the linearisation of the network at the weights it starts from, in all its parameters, instead of
         the network: what an estimate from gradients would be with unlimited dimensions.
@@ -81,10 +88,11 @@ class StackedTrainer:
     ) -> None:
         self.suite, self.config, self.build, self.device = suite, config, build, device
         self.record_test, self.linearised = record_test, linearised
-        self.inputs = torch.tensor(suite.inputs, device=device)
-        self.labels = torch.tensor(suite.labels, device=device)
-        self.losses = TaskLosses(suite.tasks)
-        self.counts = (suite.observed & (suite.split == TRAIN)[:, None]).sum(axis=0).tolist()
+        # One example more than there are, and one task, neither of which has labels: what is padded points there.
+        one_more = [(0, 1)] + [(0, 0)] * (suite.inputs.ndim - 1)
+        self.inputs = torch.from_numpy(np.pad(suite.inputs, one_more)).to(device)
+        self.labels = torch.from_numpy(np.pad(suite.labels, (0, 1), constant_values=np.nan)).to(device)
+        self.counts = suite.label_counts(TRAIN).tolist()
 
     def train(self, runs: Sequence[Run], progress: Callable[[int, int, str], None] | None = None) -> list[RunOutcome]:
         """Train every run to its best validation epoch, `patience` epochs without a better one ending it.
@@ -111,27 +119,42 @@ class _Stack:
     def __init__(self, trainer: StackedTrainer, runs: Sequence[Run]) -> None:
         self.trainer, self.config = trainer, trainer.config
         suite, device = trainer.suite, trainer.device
-        steps = [steps_per_epoch(len(suite.rows(TRAIN, run.tasks)), self.config.batch_size) for run in runs]
+        every = [suite.rows(TRAIN, run.tasks) for run in runs]
+        steps = [steps_per_epoch(len(rows), self.config.batch_size) for rows in every]
         order = sorted(range(len(runs)), key=lambda i: -steps[i])
         self.place = np.argsort(order).tolist()
         self.runs, self.steps = [runs[i] for i in order], [steps[i] for i in order]
-        models = [trainer.build(run.seed).to(device) for run in self.runs]
-        self.skeleton = models[0].train()
+        self.rows = [every[i] for i in order]
+        self.slots = HeadSlots.of([run.tasks for run in self.runs], suite.tasks)
+        self.losses = TaskLosses(self.slots.tasks)
+        models = {seed: trainer.build(seed) for seed in {run.seed: None for run in self.runs}}
+        first = next(iter(models.values()))
+        self.skeleton = self.slots.compact(first)
         self.space = WeightSpace({name: tuple(p.shape) for name, p in self.skeleton.named_parameters()})
-        self.weights = torch.stack([self.space.flatten(dict(model.named_parameters())) for model in models])
-        _, self.buffers = torch.func.stack_module_state(models)
+        self.names = [self.slots.whole_names(task_heads(first)[0], number) for number in range(len(runs))]
+        self.initial = {
+            seed: {name: p.detach().cpu() for name, p in model.named_parameters()} for seed, model in models.items()
+        }
+        initial = [
+            gather(self.initial[run.seed], names, self.space.shapes)
+            for run, names in zip(self.runs, self.names, strict=True)
+        ]
+        self.weights = torch.stack([self.space.flatten(weights) for weights in initial]).to(device)
+        self.buffers = {
+            name: torch.stack([models[run.seed].get_buffer(name) for run in self.runs]).to(device)
+            for name, _ in first.named_buffers()
+        }
         self.start = self.weights.clone() if trainer.linearised else None
         self.history: list[Tensor] = []
         self.test_history: list[Tensor] = []
         self.optimizer = training_optimizer(self.config)
         self.moments = self.optimizer.start(self.weights)
-        self.rows = [suite.rows(TRAIN, run.tasks) for run in self.runs]
-        self.task_weights = torch.stack(
+        self.task_in = torch.as_tensor(self.slots.task_in, device=device)
+        self.member = self.task_in < len(suite.tasks)
+        self.task_weights = self._in_slots(
             [task_weights(trainer.counts, run.tasks, len(rows)) for run, rows in zip(self.runs, self.rows, strict=True)]
-        ).to(device)
-        self.member = torch.zeros(len(runs), len(suite.tasks), dtype=torch.bool, device=device)
-        for index, run in enumerate(self.runs):
-            self.member[index, list(run.tasks)] = True
+        )
+        self.evaluations: dict[int, tuple[list[Part], Tensor]] = {}
         self.best_loss = torch.full((len(runs),), torch.inf, device=device)
         self.best_epoch = torch.full((len(runs),), -1, device=device)
         self.epochs_done = torch.zeros(len(runs), dtype=torch.long, device=device)
@@ -173,9 +196,8 @@ class _Stack:
             index = torch.as_tensor(np.stack([own[step] for own in batches[:active]]), device=self.trainer.device)
             moving = self.weights[:active]
             leaf = moving.detach().requires_grad_()
-            losses = self.trainer.losses(
-                self._forward(leaf, self.trainer.inputs[index], per_model=True), self.trainer.labels[index]
-            )
+            part = Part(slice(active), index)
+            losses = self.losses(self._outputs(leaf, part), self._labels(part))
             total = (losses * self.task_weights[:active, None, :]).sum().div(index.shape[1])
             (gradient,) = torch.autograd.grad(total, leaf)
             with torch.no_grad():
@@ -183,8 +205,12 @@ class _Stack:
                 fed = self.optimizer.feed(gradient, gradient.new_zeros(1, 1).expand_as(gradient))
                 self.optimizer.step(moving, moving.new_zeros(1, 1).expand_as(moving), *fed, self.moments, slice(active))
 
-    def _forward(self, weights: Tensor, inputs: Tensor, per_model: bool) -> Tensor:
-        """(M', B, columns) outputs of the first M' models, whose weights (M', p) are given."""
+    def _labels(self, part: Part) -> Tensor:
+        """(M', B, S) labels of the models of a part in their slots; NaN where there is none."""
+        return self.trainer.labels[part.rows[..., None], self.task_in[part.models][:, None, :]]
+
+    def _outputs(self, weights: Tensor, part: Part) -> Tensor:
+        """(M', B, columns) outputs of the models of a part, whose weights (M', p) are given."""
 
         def call(own: Tensor, buffers: dict[str, Tensor], x: Tensor) -> Tensor:
             return torch.func.functional_call(self.skeleton, (self.space.unflatten(own), buffers), (x,))
@@ -193,29 +219,40 @@ class _Stack:
             value, change, *_ = torch.func.jvp(lambda at: call(at, buffers, x), (start,), (own - start,))
             return value + change
 
-        rows = 0 if per_model else None
-        buffers = {name: values[: len(weights)] for name, values in self.buffers.items()}
+        rows = 0 if part.rows.dim() == 2 else None
+        inputs = self.trainer.inputs[part.rows]
+        buffers = {name: values[part.models] for name, values in self.buffers.items()}
         if self.start is not None:
             linear = torch.func.vmap(tangent, in_dims=(0, 0, 0, rows), randomness="different")
-            return linear(self.start[: len(weights)], weights, buffers, inputs)
+            return linear(self.start[part.models], weights, buffers, inputs)
         vmapped = torch.func.vmap(call, in_dims=(0, 0, rows), randomness="different")
         return vmapped(weights, buffers, inputs)
 
     @torch.no_grad()
     def _split_losses(self, split: int, weights: Tensor) -> Tensor:
-        """(M, T) mean loss of every model on every task of a split; NaN where there is no label."""
+        """(M, S) mean loss of every model on the tasks in its slots over a split; NaN where there is no label."""
         self.skeleton.eval()
-        rows = self.trainer.suite.rows(split)
-        total = torch.zeros(len(self.runs), len(self.trainer.suite.tasks), device=self.trainer.device)
-        count = torch.zeros(len(self.trainer.suite.tasks), device=self.trainer.device)
-        together = EVALUATED_TOGETHER.get(torch.device(self.trainer.device).type, 2048)
-        for start in range(0, len(rows), together):
-            part = torch.as_tensor(rows[start : start + together], device=self.trainer.device)
-            labels = self.trainer.labels[part]
-            outputs = self._forward(weights, self.trainer.inputs[part], per_model=False)
-            total += self.trainer.losses(outputs, labels).sum(dim=1)
-            count += (~labels.isnan()).sum(dim=0)
-        return total / count
+        parts, counts = self._evaluation(split)
+        total = torch.zeros_like(counts)
+        for part in parts:
+            losses = self.losses(self._outputs(weights[part.models], part), self._labels(part))
+            total[part.models] += losses.sum(dim=1)
+        return total / counts
+
+    def _evaluation(self, split: int) -> tuple[list[Part], Tensor]:
+        """Passes over a split, and (M, S) labels of the tasks in the slots."""
+        if split not in self.evaluations:
+            suite, device = self.trainer.suite, self.trainer.device
+            rows = [suite.rows(split, run.tasks) for run in self.runs]
+            parts = evaluation_parts(rows, evaluated_together(device), len(suite), device)
+            counts = torch.as_tensor(suite.label_counts(split)).float()
+            self.evaluations[split] = parts, self._in_slots([counts] * len(self.runs))
+        return self.evaluations[split]
+
+    def _in_slots(self, values: Sequence[Tensor]) -> Tensor:
+        """A vector (T,) per model → (M, S) of the tasks in the slots, 0 in empty ones."""
+        padded = torch.nn.functional.pad(torch.stack(list(values)), (0, 1))
+        return padded.to(self.task_in.device).gather(1, self.task_in)
 
     def _stopped(self) -> Tensor:
         return self.epochs_done - 1 - self.best_epoch >= self.config.patience
@@ -236,29 +273,37 @@ class _Stack:
 
     def outcomes(self) -> list[RunOutcome]:
         self._check_finite()
-        losses = [
-            torch.where(self.member, self._split_losses(split, self.best), torch.nan).double().cpu().numpy()
-            for split in (VALIDATION, TEST)
-        ]
-        histories = [self._masked(history) for history in (self.history, self.test_history)]
-        facts: list[Any] = [self.best_epoch.tolist(), self.epochs_done.tolist(), *losses]
-        found = [
-            RunOutcome(
-                run,
-                best + 1,
-                epochs,
-                validation,
-                test,
-                {name: p.clone() for name, p in self.space.unflatten(self.best[i].cpu()).items()},
-                histories[0][:epochs, i],
-                histories[1][:epochs, i] if self.test_history else None,
+        test = self._split_losses(TEST, self.best).double().cpu().numpy()
+        histories = [self._every(history) for history in (self.history, self.test_history)]
+        found = []
+        for i, (run, best, epochs) in enumerate(
+            zip(self.runs, self.best_epoch.tolist(), self.epochs_done.tolist(), strict=True)
+        ):
+            history, tests = (self._of_tasks(i, values[:epochs, i]) for values in histories)
+            own = {name: p.clone() for name, p in self.space.unflatten(self.best[i].cpu()).items()}
+            found.append(
+                RunOutcome(
+                    run,
+                    best + 1,
+                    epochs,
+                    history[best],
+                    self._of_tasks(i, test[i]),
+                    scatter(self.initial[run.seed], self.names[i], own),
+                    history,
+                    tests if self.test_history else None,
+                )
             )
-            for i, (run, best, epochs, validation, test) in enumerate(zip(self.runs, *facts, strict=True))
-        ]
         return [found[place] for place in self.place]
 
-    def _masked(self, history: Sequence[Tensor]) -> NDArray[np.float64]:
-        """(epochs, M, T), NaN for tasks outside a run."""
+    def _every(self, history: Sequence[Tensor]) -> NDArray[np.float64]:
+        """(epochs, M, S)"""
         if not history:
-            return np.zeros((0, 0, 0))
-        return torch.where(self.member, torch.stack(list(history)), torch.nan).double().cpu().numpy()
+            return np.zeros((0, *self.member.shape))
+        return torch.stack(list(history)).double().cpu().numpy()
+
+    def _of_tasks(self, number: int, losses: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(..., S) of one model → (..., T), NaN for tasks outside its run."""
+        own = self.slots.task_in[number]
+        found = np.full((*losses.shape[:-1], len(self.trainer.suite.tasks) + 1), np.nan)
+        found[..., own] = losses
+        return found[..., :-1]

@@ -222,7 +222,7 @@ class _State:
 def _curvature(features: Tensor) -> Tensor:
     """(d, d) mean outer product of the rows; the rows themselves (n, d) over √n where they are fewer."""
     n, d = features.shape
-    return features / n**0.5 if d >= n else features.T @ features / n
+    return features / n**0.5 if d > n else features.T @ features / n
 
 
 def _mean_square(curvature: Tensor, change: Tensor) -> Tensor:

@@ -24,5 +24,5 @@ def captured_energy(content: Features, suite: Suite, training: NDArray[np.bool_]
 
 def total_energy(anchor: Mapping[str, Tensor], suite: Suite) -> float:
     """The same of the whole scaled gradients; `anchor` as ``read_anchor`` gives it."""
-    rows = torch.from_numpy((suite.observed & (suite.split == TRAIN)[:, None]).sum(axis=0)).double()
+    rows = torch.from_numpy(suite.label_counts(TRAIN)).double()
     return float(rows @ (anchor["square"].double() @ anchor["scale"].double().square()))

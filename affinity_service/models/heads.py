@@ -22,18 +22,24 @@ class TaskHeads(nn.Module):
 
     def __init__(self, width: int, tasks: Sequence[Task]) -> None:
         super().__init__()
+        self.width = width
         self.outputs = [task.outputs for task in tasks]
         # The bound of torch's Linear.
         bound = 1 / math.sqrt(width)
         for index, outputs in enumerate(self.outputs):
-            self.register_parameter(
-                f"weight_{index}", nn.Parameter(torch.empty(outputs, width).uniform_(-bound, bound))
-            )
-            self.register_parameter(f"bias_{index}", nn.Parameter(torch.empty(outputs).uniform_(-bound, bound)))
+            weight, bias = self.names(index)
+            self.register_parameter(weight, nn.Parameter(torch.empty(outputs, width).uniform_(-bound, bound)))
+            self.register_parameter(bias, nn.Parameter(torch.empty(outputs).uniform_(-bound, bound)))
+
+    @staticmethod
+    def names(task: int) -> tuple[str, str]:
+        """Of the parameters of one task: its weight and its bias."""
+        return f"weight_{task}", f"bias_{task}"
 
     def head(self, task: int) -> tuple[nn.Parameter, nn.Parameter]:
         """Weight (C, width) and bias (C,) of one task."""
-        return getattr(self, f"weight_{task}"), getattr(self, f"bias_{task}")
+        weight, bias = self.names(task)
+        return getattr(self, weight), getattr(self, bias)
 
     def forward(self, representation: Tensor, tasks: Sequence[int] | None = None) -> Tensor:
         """(..., width) → (..., columns): the outputs of the tasks asked for, all when None, in their order."""

@@ -25,17 +25,19 @@ MEANS_SHARE, OVERSAMPLING, POWER_ITERATIONS = 0.75, 20, 2
 BASIS_TURNS = 12
 # Of affinity/trained.py, engine/fits.py and affinity/build.py.
 TRAINED_SEEDS, PROBE_SEEDS = 2, 3
+# Tasks of a probe, on average.
+PROBE_TASKS = 5
 SMALL_NETWORK = 2_000_000
 
 
-def forward_flops(work: Workload) -> int:
-    """Of one example through the body and all heads."""
-    return 2 * (sum(m * n for m, n in work.body) + work.width * sum(work.outputs))
+def forward_flops(work: Workload, tasks: float | None = None) -> float:
+    """Of one example through the body and the heads of so many tasks, of all when None."""
+    return 2 * (sum(m * n for m, n in work.body) + work.width * work.columns_of(tasks))
 
 
-def backward_flops(work: Workload) -> int:
+def backward_flops(work: Workload, tasks: float | None = None) -> float:
     """Gradients of all weights, and of all layers' inputs but the data."""
-    return 2 * forward_flops(work) - 2 * data_weights(work)
+    return 2 * forward_flops(work, tasks) - 2 * data_weights(work)
 
 
 def data_weights(work: Workload) -> int:
@@ -48,9 +50,20 @@ def data_weights(work: Workload) -> int:
     return total
 
 
+def training_flops(work: Workload, tasks: float | None = None) -> float:
+    """Forward and backward."""
+    return forward_flops(work, tasks) + backward_flops(work, tasks)
+
+
+def run_flops(work: Workload, tasks: float) -> float:
+    """One epoch of a model of so many tasks, on their examples and with their heads only."""
+    train, validation = (work.rows_of(max(1, round(tasks)), split) for split in (TRAIN, VALIDATION))
+    return training_flops(work, tasks) * train + forward_flops(work, tasks) * validation
+
+
 def base_model_flops(config: Config, work: Workload, epochs: float) -> float:
     steps = steps_per_epoch(work.rows[TRAIN], config.base.batch_size)
-    training = (forward_flops(work) + backward_flops(work)) * steps * config.base.batch_size
+    training = training_flops(work) * steps * config.base.batch_size
     beside = measured_steps(config, work) * measuring_flops(config, work)
     return epochs * (training + forward_flops(work) * work.rows[VALIDATION] + beside)
 
@@ -125,7 +138,7 @@ def fit_flops(config: Config, work: Workload) -> float:
     one = path_flops(config, work) if config.solution == "path" else ridge_flops(config, work)
     if runs_network(config, work):
         one += subsets.count * forward_flops(work) * work.rows[VALIDATION]
-    return one + config.fits.probes * (PROBE_SEEDS * fine_tuning_flops(config, work, 5) + one / subsets.count)
+    return one + config.fits.probes * (PROBE_SEEDS * fine_tuning_flops(config, work, PROBE_TASKS) + one / subsets.count)
 
 
 def runs_network(config: Config, work: Workload) -> bool:
@@ -135,9 +148,7 @@ def runs_network(config: Config, work: Workload) -> bool:
 
 def fine_tuning_flops(config: Config, work: Workload, tasks: float) -> float:
     """One true fine-tuning on a subset of so many tasks."""
-    training, forward = forward_flops(work) + backward_flops(work), forward_flops(work)
-    rows = (work.rows_of(max(1, round(tasks)), split) for split in (TRAIN, VALIDATION))
-    return config.fits.epochs * (training * next(rows) + forward * next(rows))
+    return config.fits.epochs * run_flops(work, tasks)
 
 
 def probed_groups(config: Config, tasks: int) -> int:
@@ -198,11 +209,6 @@ def affinity_flops(config: Config, work: Workload) -> float:
 
 def group_model_flops(config: Config, work: Workload, epochs: float | None = None) -> float:
     epochs = expected_epochs(config.base) if epochs is None else epochs
-    training, forward = forward_flops(work) + backward_flops(work), forward_flops(work)
     groups = expected_groups(config, work.tasks)
-    return sum(
-        models
-        * epochs
-        * (training * work.rows_of(round(size), TRAIN) + forward * work.rows_of(round(size), VALIDATION))
-        for size, models in group_trainings(config.group_models, work.tasks, groups)
-    )
+    trainings = group_trainings(config.group_models, work.tasks, groups)
+    return sum(models * epochs * run_flops(work, size) for size, models in trainings)

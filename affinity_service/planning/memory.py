@@ -32,6 +32,8 @@ CUDA_CONTEXT = 600 * MB
 # a checkpoint; in a stack: weight, gradient, two moments, best, temporaries of the optimizer.
 TRAINING_COPIES = 9
 STACK_COPIES = 11
+# Times what a pass keeps of the rows that it takes.
+ROW_COPIES = 3
 # Times the features that a fit worker comes to hold: its tensors, the blocks, and what the allocator keeps.
 FIT_COPIES = 4.5
 FIT_OVERHEAD = 60 * MB
@@ -44,8 +46,9 @@ STORE_COLUMNS = 25
 VALIDATION_CHUNK = 4096
 # Entries of a chunk of gradients in gradients/projection.py.
 BASIS_CHUNK = 1 << 24
-# Of affinity/linearized.py and evaluation/fine_tuning.py: memory of displacements and of stacks, numbers per weight.
+# Of affinity/linearized.py: memory of displacements, numbers per weight.
 PATH_BYTES, PATH_COPIES = 1 << 30, 13
+# What evaluation/fine_tuning.py may fill with a stack of models.
 STACK_BYTES = 1 << 30
 
 
@@ -58,14 +61,19 @@ class Bytes:
     disk: float = 0.0
 
 
+def stacked_model_bytes(parameters: float, rows: int, activations: float) -> float:
+    """One model of a stack that passes so many rows at a time."""
+    return 4 * (STACK_COPIES * parameters + ROW_COPIES * rows * activations)
+
+
 def base_model_bytes(config: Config, work: Workload, machine: Machine, workers: int) -> Bytes:
     """Ranks share the batch; ZeRO splits moments (1), gradients (2) and weights (3) among them."""
     copies = {0: 4.0, 1: 2 + 2 / workers, 2: 1 + 3 / workers, 3: 4 / workers}[config.base.zero_stage]
     state = 4 * work.parameters * (TRAINING_COPIES - 4 + copies)
     batch = max(config.base.batch_size // workers // config.base.accumulation, min(VALIDATION_CHUNK, work.rows[1]))
-    own = state + 3 * 4 * batch * work.activations
+    own = state + ROW_COPIES * 4 * batch * work.activations
     held = TRAIN_HELPERS + workers * (WORKER + own)
-    gpu = 4 * work.parameters * copies + 3 * 4 * batch * work.activations
+    gpu = 4 * work.parameters * copies + ROW_COPIES * 4 * batch * work.activations
     return _bytes(machine, work, held, workers, gpu, 8 * work.parameters)
 
 
@@ -88,7 +96,7 @@ def gradient_bytes(config: Config, work: Workload, machine: Machine, workers: in
         entries = work.parameters * d
         reduction = 4.0 * (entries if entries <= SIGN_CACHE else min(entries, SIGN_CHUNK))
         on_gpu = 2 * 4 * (batch * min(work.parameters, SIGN_CHUNK / d) + batch * d) + reduction
-    own = 4 * work.parameters * 2 + 3 * 4 * batch * work.activations
+    own = 4 * work.parameters * 2 + ROW_COPIES * 4 * batch * work.activations
     held = TRAIN_REMAINS + workers * (WORKER + own + sums + shard + reduction + on_gpu + 13 * work.labels) + 3 * anchor
     stored = work.labels * (4 * d + STORE_COLUMNS) + (anchor if settings.reduction == "subspace" else 0)
     return _bytes(machine, work, held, workers, own + on_gpu, stored)
@@ -122,7 +130,8 @@ def group_model_bytes(
     runs = sum(number for _, number in group_trainings(config.group_models, work.tasks, groups))
     models = min(config.group_models.models_per_trial, runs)
     batch = max(config.base.batch_size, min(2048, work.rows[1]))
-    stack = 4 * models * (STACK_COPIES * work.parameters + 3 * batch * work.activations)
+    # The first trial holds the model of all tasks, and others with as many heads.
+    stack = models * stacked_model_bytes(work.parameters, batch, work.activations)
     # Ray keeps a process per core: those that no trial takes still hold what the fits left in them.
     idle = max(0, min(machine.cores, fit_workers) - workers) * (WORKER + _idle_heap(config, work))
     held = TRAIN_REMAINS + idle + workers * (WORKER + stack)

@@ -12,12 +12,11 @@ from affinity_service.config import Config
 from affinity_service.planning.flops import (
     FIT_PASSES,
     PROBE_SEEDS,
+    PROBE_TASKS,
     TRAINED_SEEDS,
-    backward_flops,
     base_model_flops,
     fit_flops,
     fit_products,
-    forward_flops,
     gradient_flops,
     landmark_rounds,
     measured_steps,
@@ -25,9 +24,10 @@ from affinity_service.planning.flops import (
     path_stride,
     probed_groups,
     ridge_flops,
+    training_flops,
 )
 from affinity_service.planning.machine import Machine
-from affinity_service.planning.memory import SIGN_CACHE, STACK_BYTES, STACK_COPIES
+from affinity_service.planning.memory import SIGN_CACHE, STACK_BYTES, stacked_model_bytes
 from affinity_service.planning.workload import Subsets, Workload, expected_groups, group_trainings
 from affinity_service.tasks.sampling import steps_per_epoch
 from affinity_service.tasks.suite import TRAIN, VALIDATION
@@ -119,7 +119,8 @@ def fit_seconds(config: Config, work: Workload, machine: Machine, workers: int) 
     if probes and config.affinity.estimator != "trained":
         # A stack of all probes per seed, side by side where there is room.
         waves = math.ceil(PROBE_SEEDS / max(1, min(workers, PROBE_SEEDS)))
-        every += waves * fine_tuning_seconds(config, work, machine, probes) + every * workers * probes / subsets.count
+        every += every * workers * probes / subsets.count
+        every += waves * fine_tuning_seconds(config, work, machine, probes, PROBE_TASKS)
     return FIT_START * machine.rates.overhead * machine.rates.slowdown + every
 
 
@@ -130,20 +131,19 @@ def subset_seconds(config: Config, work: Workload, machine: Machine, workers: in
     return (path_seconds if config.solution == "path" else ridge_seconds)(config, work, machine, workers)
 
 
-def fine_tuning_seconds(config: Config, work: Workload, machine: Machine, models: int) -> float:
-    """A stack of so many true fine-tunings."""
-    rows = work.rows_of(5, TRAIN)
-    steps = config.fits.epochs * (
-        steps_per_epoch(round(rows), config.base.batch_size) + work.rows[VALIDATION] / config.base.batch_size / 3
-    )
-    return steps * _stack_step(config, work, machine, models) * machine.rates.slowdown
+def fine_tuning_seconds(config: Config, work: Workload, machine: Machine, models: int, tasks: float) -> float:
+    """A stack of so many true fine-tunings on so many tasks each."""
+    return config.fits.epochs * _stack_epoch(config, work, machine, models, tasks) * machine.rates.slowdown
 
 
 def trained_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
     """All subsets truly fine-tuned, a tile at a time."""
-    count = TRAINED_SEEDS * Subsets.of(config, work.tasks).count
-    together = min(TRAINED_SEEDS * config.fits.tile, max(1, STACK_BYTES // (4 * STACK_COPIES * work.parameters)))
-    return math.ceil(count / together / workers) * fine_tuning_seconds(config, work, machine, together)
+    subsets = Subsets.of(config, work.tasks)
+    count, tasks = TRAINED_SEEDS * subsets.count, subsets.memberships / subsets.count
+    columns = work.columns_of(tasks)
+    one = stacked_model_bytes(work.parameters_with(columns), config.base.batch_size, work.activations_with(columns))
+    together = min(TRAINED_SEEDS * config.fits.tile, max(1, int(STACK_BYTES / one)))
+    return math.ceil(count / together / workers) * fine_tuning_seconds(config, work, machine, together, tasks)
 
 
 def path_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
@@ -190,7 +190,7 @@ def group_seconds(config: Config, work: Workload, machine: Machine) -> float:
             subset_seconds(config, work, machine, 1) * _descended(config, tasks) / Subsets.of(config, tasks).count
         )
         if models := probed_groups(config, tasks):
-            seconds += fine_tuning_seconds(config, work, machine, models)
+            seconds += fine_tuning_seconds(config, work, machine, models, tasks / expected_groups(config, tasks))
     return seconds
 
 
@@ -211,10 +211,8 @@ def group_model_seconds(
         one = base_model_seconds(config, work, machine, epochs, config.base.workers)
         return TUNE_START * rates.overhead * rates.slowdown + math.ceil(runs / workers) * one
     total, longest = 0.0, 0.0
-    for models, rows in _trials(config, work, trainings):
-        steps = steps_per_epoch(round(rows), config.base.batch_size)
-        validation = work.rows[VALIDATION] / config.base.batch_size / 3
-        seconds = epochs * (steps + validation) * _stack_step(config, work, machine, models)
+    for models, size in _trials(config, trainings):
+        seconds = epochs * _stack_epoch(config, work, machine, models, size)
         total, longest = total + seconds, max(longest, seconds)
     return (TUNE_START * rates.overhead + max(longest, total / workers)) * rates.slowdown
 
@@ -227,18 +225,23 @@ def start_seconds(machine: Machine) -> float:
     return RAY_START * machine.rates.overhead * machine.rates.slowdown
 
 
-def _trials(config: Config, work: Workload, trainings: list[tuple[float, int]]) -> list[tuple[int, float]]:
-    """(models, examples of the one that sees most) per trial; models lie in the trials by falling number of tasks."""
+def _trials(config: Config, trainings: list[tuple[float, int]]) -> list[tuple[int, float]]:
+    """(models, tasks of the largest) per trial; models lie in the trials by falling number of tasks."""
     size = config.group_models.models_per_trial
-    every = [work.rows_of(round(tasks), TRAIN) for tasks, models in trainings for _ in range(models)]
+    every = [tasks for tasks, models in trainings for _ in range(models)]
     return [(len(part), max(part)) for part in (every[i : i + size] for i in range(0, len(every), size))]
 
 
-def _stack_step(config: Config, work: Workload, machine: Machine, models: int) -> float:
+def _stack_epoch(config: Config, work: Workload, machine: Machine, models: int, tasks: float) -> float:
+    """An epoch of so many models side by side, of so many tasks each, with their validation."""
     rates, batch = machine.rates, config.base.batch_size
-    products = models * batch * (forward_flops(work) + backward_flops(work)) / (STACK_RATE * rates.gemm)
-    elements = models * (STACK_PER_WEIGHT * work.parameters + STACK_PER_ACTIVATION * batch * work.activations)
-    return STACK_OPERATIONS * rates.operation + products / _threads(config) + elements / rates.elements
+    train, validation = (work.rows_of(max(1, round(tasks)), split) for split in (TRAIN, VALIDATION))
+    columns = work.columns_of(tasks)
+    products = models * batch * training_flops(work, tasks) / (STACK_RATE * rates.gemm)
+    per_model = STACK_PER_WEIGHT * work.parameters_with(columns)
+    per_model += STACK_PER_ACTIVATION * batch * work.activations_with(columns)
+    step = STACK_OPERATIONS * rates.operation + products / _threads(config) + models * per_model / rates.elements
+    return (steps_per_epoch(round(train), batch) + validation / batch / 3) * step
 
 
 def _threads(config: Config) -> int:

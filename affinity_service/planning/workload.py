@@ -37,9 +37,7 @@ class Workload:
 
     @classmethod
     def of(cls, config: Config, suite: Suite) -> Workload:
-        observed = suite.observed
-        per_split = [observed[suite.split == code] for code in range(len(SPLITS))]
-        train, validation, test = (int(labels.any(axis=1).sum()) for labels in per_split)
+        train, validation, test = (suite.count(code, range(len(suite.tasks))) for code in range(len(SPLITS)))
         return cls(
             examples=len(suite),
             input_shape=suite.inputs.shape[1:],
@@ -47,8 +45,8 @@ class Workload:
             nodes=suite.facts.get("nodes", 0),
             edges=suite.facts.get("edges", 0),
             rows=(train, validation, test),
-            train=tuple(int(n) for n in per_split[TRAIN].sum(axis=0)),
-            validation=tuple(int(n) for n in per_split[VALIDATION].sum(axis=0)),
+            train=tuple(suite.label_counts(TRAIN).tolist()),
+            validation=tuple(suite.label_counts(VALIDATION).tolist()),
             outputs=tuple(task.outputs for task in suite.tasks),
         )
 
@@ -87,12 +85,23 @@ class Workload:
 
     @property
     def parameters(self) -> int:
-        return self.body_parameters + (self.width + 1) * sum(self.outputs)
+        return int(self.parameters_with(sum(self.outputs)))
 
     @property
     def activations(self) -> int:
         """Numbers per example that a forward pass keeps or that its losses make."""
-        return self.inputs + 3 * sum(n for _, n in self.body) + 8 * sum(self.outputs)
+        return int(self.activations_with(sum(self.outputs)))
+
+    def columns_of(self, tasks: float | None) -> float:
+        """Columns of the heads of so many tasks, were all tasks alike; of all when None."""
+        return sum(self.outputs) * (1 if tasks is None else min(1, tasks / self.tasks))
+
+    def parameters_with(self, columns: float) -> float:
+        """Of a model that has no other heads than such that make so many columns."""
+        return self.body_parameters + (self.width + 1) * columns
+
+    def activations_with(self, columns: float) -> float:
+        return self.inputs + 3 * sum(n for _, n in self.body) + 8 * columns
 
     @property
     def suite_bytes(self) -> int:

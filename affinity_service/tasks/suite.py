@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from affinity_service.artifacts import fingerprint
 from affinity_service.errors import UserError
+from affinity_service.tasks.label_bits import LabelBits
 
 Kind = Literal["binary", "multiclass", "regression"]
 SPLITS = ("train", "validation", "test")
@@ -113,9 +114,23 @@ class Suite:
         return in_split[row], task.astype(np.int32)
 
     def rows(self, split: int, tasks: Sequence[int] | None = None) -> NDArray[np.int64]:
-        """Examples of one split that have a label for at least one of the tasks."""
-        labelled = self.observed if tasks is None else self.observed[:, list(tasks)]
-        return np.flatnonzero((self.split == split) & labelled.any(axis=1))
+        """Examples of one split that have a label for at least one of the tasks, of all when None."""
+        examples, bits = self._labelled[split]
+        return examples[bits.rows(range(len(self.tasks)) if tasks is None else tasks)]
+
+    def count(self, split: int, tasks: Sequence[int]) -> int:
+        """How many ``rows`` of the tasks there are."""
+        return self._labelled[split][1].count(tasks)
+
+    def label_counts(self, split: int) -> NDArray[np.int64]:
+        """(T,) labels of every task in one split."""
+        return self._labelled[split][1].counts()
+
+    @cached_property
+    def _labelled(self) -> list[tuple[NDArray[np.int64], LabelBits]]:
+        """Per split its examples, and which tasks they have a label for."""
+        examples = [np.flatnonzero(self.split == code) for code in range(len(SPLITS))]
+        return [(own, LabelBits.from_mask(self.observed[own])) for own in examples]
 
     @cached_property
     def content_hash(self) -> str:

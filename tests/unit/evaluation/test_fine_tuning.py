@@ -9,10 +9,15 @@ import torch
 from affinity_service.affinity.first_order import first_order_losses
 from affinity_service.affinity.trained import TrainedEstimator
 from affinity_service.config import Config
+from affinity_service.evaluation import fine_tuning
 from affinity_service.evaluation.fine_tuning import FineTuned, FineTuner, seeds_of
+from affinity_service.evaluation.flops import pass_flops
 from affinity_service.evaluation.run import Run
 from affinity_service.evaluation.stacked import StackedTrainer, split_losses
-from affinity_service.tasks.suite import VALIDATION
+from affinity_service.models import build_model
+from affinity_service.planning.memory import stacked_model_bytes
+from affinity_service.planning.workload import Workload
+from affinity_service.tasks.suite import TRAIN, VALIDATION
 from tests.estimating import features_of, model_of
 from tests.suites import mixed_suite
 
@@ -54,12 +59,39 @@ def test_moments_are_epochs_and_the_best_one():
     np.testing.assert_array_equal(found.at(2)[0], found.validation[:, 1])
 
 
-def test_chunks_of_a_stack_do_not_matter():
+def test_chunks_of_a_stack_do_not_matter(monkeypatch):
     tuner = FineTuner(SUITE, config(), weights_of())
     (whole,) = tuner.run(SUBSETS, [3])
-    tuner.together = 1
+    monkeypatch.setattr(fine_tuning, "STACK_BYTES", 1)
     (alone,) = tuner.run(SUBSETS, [3])
     np.testing.assert_allclose(whole.validation, alone.validation, rtol=1e-4)
+
+
+def test_a_stack_takes_as_many_models_as_memory_and_the_heads_they_need_allow(monkeypatch):
+    tuner = FineTuner(SUITE, config(), weights_of())
+    runs = [Run(tasks, 0) for tasks in [(0,), (1,), (2,), (0, 1), (0, 1, 2, 3)]]
+    work = Workload.of(config(), SUITE)
+    assert work.parameters == sum(w.numel() for w in weights_of().values())
+    rows = 256  # of an evaluation: a training step takes 32
+    four, six = (stacked_model_bytes(work.parameters_with(n), rows, work.activations_with(n)) for n in (4, 6))
+
+    def stacks(room):
+        monkeypatch.setattr(fine_tuning, "STACK_BYTES", room)
+        return list(tuner._stacks(runs, range(5)))
+
+    # Beside one of three classes, a model of a binary task has its columns too: four.
+    assert stacks(2 * four - 1) == [[0, 1], [2], [3], [4]]
+    assert stacks(3 * four) == [[0, 1, 2], [3, 4]]
+    assert stacks(5 * six) == [[0, 1, 2, 3, 4]]
+
+
+def test_flops_are_of_the_own_heads_and_rows():
+    tuner = FineTuner(SUITE, config(), None)
+    alone = build_model(config().model, SUITE.inputs.shape[1:], [SUITE.tasks[2]], 0)
+    passes = pass_flops(alone, SUITE.inputs.shape[1:])
+    train, validation = (len(SUITE.rows(split, [2])) for split in (TRAIN, VALIDATION))
+    assert tuner.flops((2,)) == 4 * (passes.training * train + passes.forward * validation)
+    assert tuner.flops((0,)) < tuner.flops((0, 1)) < tuner.flops((0, 1, 2, 3))
 
 
 def test_the_linearised_network_has_the_same_first_step_and_then_another():

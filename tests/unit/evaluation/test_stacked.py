@@ -4,11 +4,14 @@ import torch
 
 from affinity_service.config import MLPConfig, TrainConfig
 from affinity_service.errors import UserError
+from affinity_service.evaluation.head_slots import HeadSlots, gather, scatter
+from affinity_service.evaluation.own_rows import evaluation_parts
 from affinity_service.evaluation.stacked import Run, StackedTrainer, _Stack, split_losses
 from affinity_service.models import TaskLosses, build_model
 from affinity_service.models.losses import task_weights
-from affinity_service.tasks import TEST, TRAIN, VALIDATION
+from affinity_service.tasks import TEST, TRAIN, VALIDATION, Suite, Task
 from affinity_service.tasks.sampling import epoch_batches
+from affinity_service.tasks.suite import seeded_split
 from tests.suites import mixed_suite
 
 SUITE = mixed_suite(rows=150, missing=0.4)
@@ -77,6 +80,92 @@ def test_the_weights_are_those_of_the_best_epoch():
     model = build(3)
     model.load_state_dict(outcome.weights)
     np.testing.assert_allclose(split_losses(model, SUITE, TEST)[[0, 2]], outcome.test[[0, 2]], rtol=1e-5)
+
+
+def test_heads_of_other_tasks_stay_as_they_were():
+    config = CONFIG.model_copy(update={"weight_decay": 0.3})
+    (outcome,) = StackedTrainer(SUITE, config, build, "cpu").train([Run((0, 2), 3)])
+    initial = build(3).state_dict()
+    assert list(outcome.weights) == list(initial)
+    moved = {name for name, weight in outcome.weights.items() if not torch.equal(weight, initial[name])}
+    assert moved == {name for name in initial if not name.endswith(("_1", "_3"))}
+
+
+def wide_suite(seed, binary_only):
+    """Twelve tasks, of one kind or of several, on few of the examples each."""
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(600, 5)).astype(np.float32)
+    scores = inputs @ rng.normal(size=(5, 12)) + 0.3 * rng.normal(size=(600, 12))
+    classes = (0, 0, 0, 3, 1, 0, 4, 3, 1, 1, 0, 3)
+    columns, tasks = [], []
+    for task, number in enumerate([0] * 12 if binary_only else classes):
+        kind = {0: "binary", 1: "regression"}.get(number, "multiclass")
+        column = scores[:, task] > 0 if number == 0 else np.digitize(scores[:, task], np.linspace(-2, 2, number - 1))
+        columns.append(scores[:, task] if number == 1 else column)
+        tasks.append(Task(f"t{task}", kind, max(1, number)))
+    labels = np.stack(columns, axis=1).astype(np.float32)
+    labels[rng.random(labels.shape) < rng.uniform(0.5, 0.95, size=12)] = np.nan
+    return Suite(inputs, labels, seeded_split(600, 0.3, 0.2, seed), tuple(tasks))
+
+
+@pytest.mark.parametrize("linearised", [False, True])
+@pytest.mark.parametrize("binary_only", [False, True])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_models_without_the_heads_of_others_are_those_with_all_heads(binary_only, linearised, optimizer):
+    """Beside a model of all tasks, every model has all heads and mostly sees all examples."""
+    suite = wide_suite(4, binary_only)
+    config = CONFIG.model_copy(update={"weight_decay": 0.1, "gradient_clipping": 0.3, "optimizer": optimizer})
+
+    def build_wide(seed):
+        return build_model(MLPConfig(hidden=[6]), suite.inputs.shape[1:], suite.tasks, seed)
+
+    trainer = StackedTrainer(suite, config, build_wide, "cpu", record_test=True, linearised=linearised)
+    runs = [Run((0, 3, 4), 0), Run((6,), 1), Run((2, 5, 7, 8, 11), 0), Run((1, 10), 2)]
+    assert len(_Stack(trainer, runs).slots.tasks) < 12
+    everything = Run(tuple(range(12)), 5)
+    for compact, full in zip(trainer.train(runs), trainer.train([*runs, everything]), strict=False):
+        assert (compact.best_epoch, compact.epochs) == (full.best_epoch, full.epochs)
+        np.testing.assert_allclose(compact.history, full.history, rtol=1e-4)
+        np.testing.assert_allclose(compact.test_history, full.test_history, rtol=1e-4)
+        np.testing.assert_allclose(compact.test, full.test, rtol=1e-4)
+        assert np.isfinite(compact.validation).nonzero()[0].tolist() == list(compact.run.tasks)
+        for name, weight in compact.weights.items():
+            torch.testing.assert_close(weight, full.weights[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("density", [0.05, 0.9])
+def test_every_model_is_evaluated_on_its_own_rows_once(density):
+    rng = np.random.default_rng(0)
+    rows = [np.flatnonzero(rng.random(500) < density * share) for share in (1, 1, 0.9, 1, 0)]
+    seen = [[] for _ in rows]
+    parts = evaluation_parts(rows, 64, 500, "cpu")
+    for part in parts:
+        numbers = np.arange(len(rows))[part.models]
+        for number, own in zip(numbers, part.rows.expand(len(numbers), -1).tolist(), strict=True):
+            seen[number] += own
+    for own, found in zip(rows, seen, strict=True):
+        kept = [row for row in found if row in set(own.tolist())]
+        assert kept == own.tolist()
+    assert max(part.rows.shape[-1] for part in parts) <= 64
+    passed = sum(len(found) for found in seen)
+    assert passed <= 1.4 * sum(map(len, rows)), "examples without a label of a model's tasks are passed through it"
+
+
+def test_slots_serve_the_largest_run_of_each_form():
+    slots = HeadSlots.of([(0, 1), (2, 3), (3,)], SUITE.tasks)
+    assert [task.name for task in slots.tasks] == ["up", "up", "level", "value"]
+    assert slots.task_in.tolist() == [[0, 1, 4, 4], [4, 4, 2, 3], [4, 4, 4, 3]]
+    model = build(0)
+    whole, names = model.state_dict(), slots.whole_names("heads.", 1)
+    shapes = {name: tuple(p.shape) for name, p in slots.compact(model).named_parameters()}
+    weights = gather(whole, names, shapes)
+    assert {name: tuple(weight.shape) for name, weight in weights.items()} == shapes
+    torch.testing.assert_close(weights["heads.weight_2"], whole["heads.weight_2"])
+    assert not weights["heads.weight_0"].any()
+    back = scatter(whole, names, {name: weight + 1 for name, weight in weights.items()})
+    assert list(back) == list(whole)
+    for name, weight in whole.items():
+        torch.testing.assert_close(back[name], weight + (0 if name.endswith(("_0", "_1")) else 1))
 
 
 def with_dropout(seed):

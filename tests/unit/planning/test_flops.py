@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from affinity_service.gradients.store import pair_rows
 from affinity_service.models import build_model
 from affinity_service.planning import flops
 from affinity_service.planning.workload import Subsets, Workload
+from affinity_service.tasks.suite import TRAIN, VALIDATION
 from tests.estimating import estimator_of, features_of, model_of
 from tests.suites import allies_and_rivals, mixed_suite
 
@@ -31,6 +34,20 @@ def test_passes_are_what_torch_counts(hidden):
     assert flops.forward_flops(work) == counted.forward
     assert flops.backward_flops(work) == counted.backward
     assert work.parameters == sum(p.numel() for p in model.parameters())
+    of_each = [pass_flops(model, suite.inputs.shape[1:], [task]) for task in range(4)]
+    assert flops.forward_flops(work, 1) == pytest.approx(sum(each.forward for each in of_each) / 4)
+    assert flops.training_flops(work, 1) == pytest.approx(sum(each.training for each in of_each) / 4)
+
+
+def test_runs_on_few_of_many_tasks_cost_as_if_there_were_no_others(config, workload):
+    """Five tasks with a hundred labels each, of five alone and of five hundred on a hundred times the examples."""
+    alone = dataclasses.replace(workload(tasks=5, rows=300), train=(60,) * 5, validation=(20,) * 5)
+    among = dataclasses.replace(workload(tasks=500, rows=30_000), train=(60,) * 500, validation=(20,) * 500)
+    rows = [work.rows_of(5, split) for work in (alone, among) for split in (TRAIN, VALIDATION)]
+    assert rows[:2] == pytest.approx([300 * (1 - 0.8**5), 100 * (1 - 0.8**5)])
+    assert rows[2:] == pytest.approx([300, 100], rel=0.01)
+    one, many = (flops.fine_tuning_flops(config(), work, 5) for work in (alone, among))
+    assert many / one == pytest.approx(rows[2] / rows[0], rel=0.01)
 
 
 def test_a_workload_counts_rows_and_labels_of_the_suite():

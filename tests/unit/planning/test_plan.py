@@ -33,7 +33,6 @@ def test_constants_are_those_of_the_code_that_is_planned():
     """Repeated in the plan, which must not load torch and Ray to refuse what cannot fit."""
     from affinity_service.affinity import build, linearized, trained
     from affinity_service.engine import fits
-    from affinity_service.evaluation import fine_tuning
     from affinity_service.fitting import path
     from affinity_service.gradients import subspace_basis
     from affinity_service.grouping import direct
@@ -48,8 +47,6 @@ def test_constants_are_those_of_the_code_that_is_planned():
     assert flops.SMALL_NETWORK == build.SMALL_NETWORK
     for name in ("PATH_BYTES", "PATH_COPIES"):
         assert getattr(memory, name) == getattr(linearized, name)
-    for name in ("STACK_BYTES", "STACK_COPIES"):
-        assert getattr(memory, name) == getattr(fine_tuning, name)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from affinity_service.config_sources import YeastSource
 from affinity_service.errors import UserError
 from affinity_service.tasks import TRAIN, VALIDATION, Suite, Task, load_suite
 from affinity_service.tasks.checks import check_suite, drop_rare_tasks
+from affinity_service.tasks.label_bits import LabelBits
 from affinity_service.tasks.normalise import normalised
 from affinity_service.tasks.sampling import epoch_batches
 from affinity_service.tasks.suite import seeded_split, standardise_inputs, standardise_targets
@@ -35,6 +36,23 @@ def test_rows_of_tasks_are_those_with_a_label_for_one_of_them():
     suite = mixed_suite(missing=0.6)
     rows = suite.rows(TRAIN, [1, 3])
     assert set(rows) == {i for i in np.flatnonzero(suite.split == TRAIN) if suite.observed[i, [1, 3]].any()}
+    assert suite.count(TRAIN, [1, 3]) == len(rows)
+    assert len(suite.rows(TRAIN, [])) == 0
+    np.testing.assert_array_equal(suite.label_counts(TRAIN), [len(suite.rows(TRAIN, [task])) for task in range(4)])
+
+
+@pytest.mark.parametrize("numpy_2", [True, False])
+@pytest.mark.parametrize("examples", [0, 1, 64, 1023, 1024, 1100, 2049])
+def test_bits_of_labels_are_the_mask(examples, numpy_2, monkeypatch):
+    if not numpy_2:
+        monkeypatch.delattr(np, "bitwise_count", raising=False)
+    mask = np.random.default_rng(examples).random((examples, 5)) < 0.3
+    bits = LabelBits.from_mask(mask)
+    for tasks in ([0], [4, 1], range(5)):
+        expected = np.flatnonzero(mask[:, list(tasks)].any(axis=1))
+        np.testing.assert_array_equal(bits.rows(tasks), expected)
+        assert bits.count(tasks) == len(expected)
+    np.testing.assert_array_equal(bits.counts(), mask.sum(axis=0))
 
 
 def test_standardisation_uses_training_examples_and_keeps_constant_columns_at_zero():
