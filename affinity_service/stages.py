@@ -64,7 +64,7 @@ STAGES = (
         ("suite", "base_model"),
         ("gradients/",),
         "gradients:compute_gradients",
-        version=3,
+        version=4,
         way=GRADIENTS,
     ),
     # What is asked of a subset is the training of the base model's own section.
@@ -74,7 +74,7 @@ STAGES = (
         ("suite", "base_model", "gradients"),
         ("fits/",),
         "fits:fit_subsets_stage",
-        version=4,
+        version=5,
         way=GRADIENTS,
     ),
     Stage(

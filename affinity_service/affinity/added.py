@@ -218,7 +218,7 @@ def estimator_with_added(
     train = rows_with(rows[0], added, len(tasks), "train")
     validation = rows_with(rows[1], added, len(tasks), "validation")
     network = None
-    if runs_network(config, base_weights(folder)):
+    if runs_network(config, base_weights(folder), len(tasks)):
         examples = load_safetensors(folder.read_bytes(EXAMPLES))
         shape = examples["inputs"].shape[1:]
         model = base_model(config, folder, shape, tasks)

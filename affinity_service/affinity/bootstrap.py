@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from affinity_service.fitting.task_rows import TaskRows
 
@@ -17,9 +16,10 @@ DRAWS = 200
 def example_errors(
     rows: Sequence[TaskRows | None],
     subsets: Sequence[Sequence[int]],
-    coordinates: Tensor,
+    coordinates: Sequence[NDArray[np.float32]],
     seed: int,
     draws: int = DRAWS,
+    own_coordinates: int = 0,
 ) -> NDArray[np.float64]:
     """(T, T) standard errors, over validation examples drawn again, of each affinity minus the receiver's mean over
     its partners; zero on the diagonal. Losses are the linearised ones.
@@ -29,14 +29,18 @@ def example_errors(
     rows : validation rows by task.
     subsets : M; those of three or more tasks are averaged, as in the matrix, a pair stands for itself where no larger
         subset holds it.
-    coordinates : (M, d).
+    coordinates : per subset, see ``SubsetEstimates``. own_coordinates : h of them are of each task alone.
     """
     tasks = len(rows)
     errors = np.zeros((tasks, tasks))
+    holding: list[list[int]] = [[] for _ in range(tasks)]
+    for index, subset in enumerate(subsets):
+        for task in subset if len(subset) > 1 else ():
+            holding[task].append(index)
     for receiver, own in enumerate(rows):
         if own is None or tasks < 3:
             continue
-        holders = [i for i, subset in enumerate(subsets) if receiver in subset and len(subset) > 1]
+        holders = holding[receiver]
         # (sources, subsets): how a partner's affinity averages the subsets.
         weights = np.zeros((tasks, len(holders)))
         for column, index in enumerate(holders):
@@ -51,10 +55,21 @@ def example_errors(
         if len(partners) < 2:
             continue
         mean = weights[partners] / weights[partners].sum(axis=1, keepdims=True)
-        contrast = torch.from_numpy(mean - mean.mean(axis=0)).to(coordinates)
+        contrast = torch.from_numpy(mean - mean.mean(axis=0)).to(own.features)
+        slots = [list(subsets[i]).index(receiver) for i in holders]
+        c = np.stack([_of_task(coordinates[i], s, own_coordinates, own) for i, s in zip(holders, slots, strict=True)])
         # The contrasts of every example first: (n, partners). Then each draw weighs the examples anew.
-        values = own.losses(own.margins_at(coordinates[holders])) @ contrast.T
+        values = own.losses(own.margins_at(torch.from_numpy(c).to(own.features))) @ contrast.T
         counts = np.random.default_rng([seed, receiver]).multinomial(len(own), [1 / len(own)] * len(own), size=draws)
-        drawn = torch.from_numpy(counts / len(own)).to(coordinates) @ values
+        drawn = torch.from_numpy(counts / len(own)).to(own.features) @ values
         errors[receiver, partners] = drawn.std(dim=0).double().cpu().numpy()
     return errors
+
+
+def _of_task(coordinates: NDArray[np.float32], slot: int, head: int, rows: TaskRows) -> NDArray[np.float32]:
+    """(d + h,) of a subset's coordinates, those that the features of the task in this slot are multiplied with."""
+    if not head:
+        return coordinates
+    shared = rows.features.shape[1] - head
+    first = shared + slot * head
+    return np.concatenate([coordinates[:shared], coordinates[first : first + head]])

@@ -16,6 +16,7 @@ from affinity_service.affinity.network import ValidationNetworks
 from affinity_service.affinity.trained import TrainedEstimator
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
+from affinity_service.gradients.own_parameters import MANY_TASKS
 from affinity_service.gradients.store import FeatureRows
 from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models import build_model
@@ -52,11 +53,13 @@ def resolved(config: Config, folder: StudyFolder) -> Config:
     return config.model_copy(update={"affinity": config.affinity.model_copy(update={"estimator": chosen})})
 
 
-def runs_network(config: Config, weights: Mapping[str, Tensor]) -> bool:
-    """Whether losses are those of the network at the weights found, not of its linearisation."""
+def runs_network(config: Config, weights: Mapping[str, Tensor], tasks: int) -> bool:
+    """Whether losses are those of the network at the weights found, not of its linearisation. With many tasks the
+    network told partners no better (100 communities of com-DBLP), and a pass per subset is most of what a fit costs."""
     wish = config.fits.evaluate
     if wish == "auto":
-        return config.path_can_go and sum(w.numel() for w in weights.values()) <= SMALL_NETWORK
+        small = sum(w.numel() for w in weights.values()) <= SMALL_NETWORK
+        return config.path_can_go and small and tasks <= MANY_TASKS
     return wish == "network"
 
 
@@ -77,7 +80,7 @@ def linearized_estimator(
     device: str = "cpu",
 ) -> LinearizedEstimator:
     network = None
-    if runs_network(config, base_weights(folder)):
+    if runs_network(config, base_weights(folder), len(tasks)):
         examples = load_safetensors(folder.read_bytes(EXAMPLES))
         model = base_model(config, folder, examples["inputs"].shape[1:], tasks)
         space = WeightSpace({name: tuple(p.shape) for name, p in model.named_parameters()}, config.gradients.layers)

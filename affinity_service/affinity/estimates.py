@@ -28,7 +28,8 @@ class SubsetEstimates:
     losses, standard_errors : one array per subset in the order of its tasks; the error is that of the mean over the
         task's validation examples.
     converged : (M,) bool.
-    coordinates : (M, d) float32, the displacement of each subset in feature coordinates; d = 0 without features.
+    coordinates : per subset its displacement in feature coordinates, float32: (d,), or (d + h·|S|,) where each of its
+        tasks has h of its own; (0,) without features.
     """
 
     subsets: list[tuple[int, ...]]
@@ -36,7 +37,7 @@ class SubsetEstimates:
     losses: list[NDArray[np.float64]]
     standard_errors: list[NDArray[np.float64]]
     converged: NDArray[np.bool_]
-    coordinates: NDArray[np.float32]
+    coordinates: list[NDArray[np.float32]]
 
     @classmethod
     def from_table_of_tasks(
@@ -46,7 +47,7 @@ class SubsetEstimates:
         mean: NDArray[np.floating],
         error: NDArray[np.floating],
         converged: NDArray[np.bool_] | None = None,
-        coordinates: NDArray[np.float32] | None = None,
+        coordinates: list[NDArray[np.float32]] | None = None,
     ) -> SubsetEstimates:
         """From mean losses and errors (M, T), of which only the members' columns are read."""
         losses = [mean[i, list(s)].astype(np.float64) for i, s in enumerate(subsets)]
@@ -59,12 +60,11 @@ class SubsetEstimates:
             losses,
             errors,
             np.ones(len(subsets), bool) if converged is None else converged,
-            np.zeros((len(subsets), 0), np.float32) if coordinates is None else coordinates,
+            [np.zeros(0, np.float32)] * len(subsets) if coordinates is None else coordinates,
         )
 
     def to_table(self, first: int) -> pa.Table:
         """One row per subset, numbered from `first`."""
-        coordinates = pa.array(self.coordinates.reshape(-1))
         return pa.table(
             {
                 "subset": np.arange(first, first + len(self.subsets)),
@@ -73,9 +73,7 @@ class SubsetEstimates:
                 "standard_error": pa.array(self.standard_errors, pa.list_(pa.float64())),
                 "epochs": self.epochs,
                 "converged": self.converged,
-                "weights": pa.FixedSizeListArray.from_arrays(coordinates, self.coordinates.shape[1])
-                if self.coordinates.shape[1]
-                else pa.nulls(len(self.subsets), pa.list_(pa.float32(), 0)),
+                "weights": pa.array(self.coordinates, pa.list_(pa.float32())),
             }
         )
 

@@ -17,18 +17,20 @@ from affinity_service.affinity.stopping import AT_THE_BEST, ExpectedStop, StopRu
 from affinity_service.config import Config
 from affinity_service.fitting import solve_subsets
 from affinity_service.fitting.optimizers import training_optimizer
-from affinity_service.fitting.path import Anchor, Paths, Training
+from affinity_service.fitting.path import Paths, Training
 from affinity_service.fitting.problem import check_subsets
 from affinity_service.fitting.products import one_thread
 from affinity_service.fitting.query import QueryFits
+from affinity_service.fitting.subset_weights import Anchor, SubsetWeights
 from affinity_service.fitting.task_rows import member_losses, split_by_task
 from affinity_service.gradients.store import FeatureRows
 from affinity_service.tasks.label_bits import LabelBits
 from affinity_service.tasks.sampling import steps_per_epoch
 from affinity_service.tasks.suite import Task
 
-# Losses (M, T) and their standard errors over examples, of the network itself at displaced weights (M, p).
-NetworkLosses = Callable[[Tensor], tuple[Tensor, Tensor]]
+# Losses (M, T) and their standard errors over examples, of the network itself at weights displaced (M, p) for M
+# subsets; NaN outside them.
+NetworkLosses = Callable[[Tensor, Sequence[Sequence[int]]], tuple[Tensor, Tensor]]
 # Displacements of as many subsets at a time as fill so much memory; the path keeps about so many numbers per weight.
 PATH_BYTES = 1 << 30
 PATH_COPIES = 13
@@ -96,13 +98,20 @@ class LinearizedEstimator:
         chosen = [tuple(int(task) for task in subset) for subset in subsets]
         size = len(chosen)
         if self.config.solution == "path" or self.network is not None:
-            size = max(1, PATH_BYTES // (4 * PATH_COPIES * len(self.anchor.weights)))
+            size = max(1, PATH_BYTES // (4 * PATH_COPIES * self.anchor.width(max(map(len, chosen), default=1))))
         chunks = [chosen[start : start + size] for start in range(0, len(chosen), size)]
         with one_thread() if self._is_small(chosen) else nullcontext():
             taken = [self._take(chunk, moments) for chunk in chunks]
 
         def joined(number: int, name: str) -> NDArray[Any]:
             return torch.cat([means[number][name] for means in taken]).cpu().numpy()
+
+        def coordinates(number: int) -> list[NDArray[np.float32]]:
+            head = 0 if self.anchor.own is None else self.anchor.own.shape[1]
+            every = [row for means in taken for row in means[number]["coordinates"].float().cpu().numpy()]
+            # Slots that stay empty are left out.
+            ends = [None if not head else self.anchor.dimension + head * len(subset) for subset in chosen]
+            return [row[:end].copy() for row, end in zip(every, ends, strict=True)]
 
         return [
             SubsetEstimates.from_table_of_tasks(
@@ -111,7 +120,7 @@ class LinearizedEstimator:
                 joined(number, "mean"),
                 joined(number, "error"),
                 joined(number, "converged") > 0.5,
-                joined(number, "coordinates").astype(np.float32),
+                coordinates(number),
             )
             for number in range(len(moments))
         ]
@@ -121,16 +130,17 @@ class LinearizedEstimator:
         rows = sum(len(own) for subset in subsets for task in subset if (own := self._train[task]) is not None)
         return (
             len(subsets) <= FEW
-            and len(subsets) * len(self.anchor.weights) <= ONE_THREAD_NUMBERS
+            and len(subsets) * self.anchor.width(max(map(len, subsets))) <= ONE_THREAD_NUMBERS
             and rows * self._arrays[0].shape[1] <= ONE_THREAD_ROW_NUMBERS
         )
 
     def _take(self, subsets: list[tuple[int, ...]], moments: Sequence[Moment]) -> list[dict[str, Tensor]]:
+        layout = SubsetWeights(self.anchor, subsets)
         stops = {moment: ExpectedStop(self.stop.noise) for moment in moments}
         last = max(self.config.fits.epochs if moment == "best" else moment for moment in moments)
 
         def look(epoch: int, w: Tensor | None, c: Tensor, converged: Tensor) -> None:
-            mean, error = member_losses(self._validation, subsets, c)
+            mean, error = member_losses(self._validation, layout, c)
             seen = {
                 "epochs": torch.full((len(subsets),), float(epoch), device=c.device),
                 "mean": mean,
@@ -139,7 +149,7 @@ class LinearizedEstimator:
                 "converged": converged.float(),
             }
             if w is not None and self.network is not None:
-                seen["weights"] = w
+                seen["weights"] = layout.whole(w)
             for moment, stop in stops.items():
                 if moment == "best" and epoch <= self.config.fits.epochs:
                     stop.add(self.stop.score(mean, epoch), seen)
@@ -147,15 +157,13 @@ class LinearizedEstimator:
                     stop.add(mean.nanmean(dim=1), seen)
 
         follow = self._follow_path if self.config.solution == "path" else self._fit_ridges
-        follow(subsets, last, moments, look)
+        follow(layout, last, moments, look)
         found = [stops[moment].means() for moment in moments]
         for means in found:
             # Not needed any more, and large.
             weights = means.pop("weights", None)
             if self.network is not None and weights is not None:
-                inside = ~means["mean"].isnan()
-                measured = zip(("mean", "error"), self.network(weights), strict=True)
-                means |= {name: torch.where(inside, values, torch.nan) for name, values in measured}
+                means |= zip(("mean", "error"), self.network(weights, subsets), strict=True)
         return found
 
     def _training(self, subsets: Sequence[tuple[int, ...]]) -> Training:
@@ -163,14 +171,16 @@ class LinearizedEstimator:
         steps = [steps_per_epoch(count, self.config.base.batch_size) for count in examples]
         return Training(self.config.base.batch_size, torch.tensor(steps), torch.tensor(examples))
 
-    def _follow_path(self, subsets: list[tuple[int, ...]], last: int, _: Sequence[Moment], look: Callable) -> None:
+    def _follow_path(self, layout: SubsetWeights, last: int, _: Sequence[Moment], look: Callable) -> None:
         if self._paths is None:
             self._paths = Paths(self._train, self.anchor, training_optimizer(self.config.base))
-        converged = torch.ones(len(subsets), dtype=torch.bool, device=self.device)
-        self._paths.run(subsets, self._training(subsets), last, lambda epoch, w, c: look(epoch + 1, w, c, converged))
+        converged = torch.ones(len(layout.subsets), dtype=torch.bool, device=self.device)
+        training = self._training(layout.subsets)
+        self._paths.run(layout, training, last, lambda epoch, w, c: look(epoch + 1, w, c, converged))
 
-    def _fit_ridges(self, subsets: list[tuple[int, ...]], last: int, wanted: Sequence[Moment], look: Callable) -> None:
+    def _fit_ridges(self, layout: SubsetWeights, last: int, wanted: Sequence[Moment], look: Callable) -> None:
         """One fit per penalty: the one given, or those that stand for 1, 2, 4, … epochs."""
+        subsets = list(layout.subsets)
         fixed = self.config.fits.l2
         # A given penalty stands for no number of epochs: it is what is seen at every moment.
         # Where the best is looked for, doublings are close enough.

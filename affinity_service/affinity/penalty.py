@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from affinity_service.config import TrainConfig
-from affinity_service.fitting.path import Anchor, Training, batch_variance
+from affinity_service.fitting.path import Training, batch_variance
+from affinity_service.fitting.subset_weights import Anchor
 
 
 def ridge_penalties(
@@ -37,7 +38,8 @@ def ridge_penalties(
     share = torch.zeros(len(subsets), len(used), device=anchor.mean.device)
     for index, subset in enumerate(subsets):
         share[index, [used.index(task) for task in subset]] = 1 / len(subset)
-    root = ((share @ anchor.mean) ** 2 + batch_variance(anchor, share, sizes, training)).sqrt()
+    noise = batch_variance(share, sizes, training, lambda factors, name: factors @ anchor.table(name))
+    root = ((share @ anchor.mean) ** 2 + noise).sqrt()
     reached = (share @ anchor.square) > 0
     steps = epochs * training.steps.to(share.device)
     if base.optimizer == "sgd":

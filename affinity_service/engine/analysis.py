@@ -44,7 +44,7 @@ def estimate_affinity(context: StageContext) -> StageOutcome:
             "standard_error": np.concatenate(errors),
         }
     )
-    if fits.schema.field("weights").type.list_size:
+    if len(fits["weights"][0]):
         matrix = replace(matrix, example_error=_example_errors(context, subsets, fits))
     write_table(folder, "affinity/estimates.parquet", estimates)
     write_table(folder, "affinity/matrix.parquet", matrix.to_table())
@@ -57,14 +57,16 @@ def _example_errors(context: StageContext, subsets: Sequence[Sequence[int]], fit
     from affinity_service.fitting.task_rows import split_by_task
     from affinity_service.gradients.store import FeatureStore
 
-    rows = FeatureStore(context.folder).rows(VALIDATION)
+    store = FeatureStore(context.folder)
+    rows = store.rows(VALIDATION)
     arrays = (rows.features, rows.margins, rows.targets, rows.task_of_row.astype(np.int64))
     features, margins, targets, task_of_row = (torch.from_numpy(array.copy()) for array in arrays)
     squared = [task.kind == "regression" for task in context.suite.tasks]
     by_task = split_by_task(features, margins, targets, task_of_row, squared)
     weights = fits["weights"].combine_chunks()
-    coordinates = weights.values.to_numpy().reshape(len(fits), -1)
-    return example_errors(by_task, subsets, torch.from_numpy(coordinates.copy()), context.config.fits.seed)
+    coordinates = np.split(weights.values.to_numpy(), weights.offsets.to_numpy()[1:-1])
+    seed = context.config.fits.seed
+    return example_errors(by_task, subsets, coordinates, seed, own_coordinates=store.own_coordinates)
 
 
 def group_tasks(context: StageContext) -> StageOutcome:

@@ -148,7 +148,7 @@ def fit_subsets_stage(context: StageContext) -> StageOutcome:
     inputs = load_inputs.options(**TASK_RETRIES).remote(folder)
     reference = ray.put(suite)
     linearized = config.affinity.estimator == "linearized"
-    if linearized and runs_network(config, base_weights(folder)) and not folder.exists(EXAMPLES):
+    if linearized and runs_network(config, base_weights(folder), len(suite.tasks)) and not folder.exists(EXAMPLES):
         keep_examples(folder, suite)
     probes = probe_subsets(len(suite.tasks), config.fits.probes, config.fits.seed)
     if probes and linearized and not folder.exists(CALIBRATION):

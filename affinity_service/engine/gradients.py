@@ -24,8 +24,8 @@ from affinity_service.evaluation.flops import flop_counter
 from affinity_service.gradients.anchor import ANCHOR, build_anchor, read_anchor, write_anchor
 from affinity_service.gradients.energy import captured_energy, total_energy
 from affinity_service.gradients.features import compute_features
+from affinity_service.gradients.own_parameters import heads_apart, reduction_of
 from affinity_service.gradients.per_example import PerExampleGradients
-from affinity_service.gradients.reductions import build_reduction
 from affinity_service.gradients.statistics import GradientSums, gradient_sums
 from affinity_service.gradients.store import LAYOUT, pair_rows, shard_facts, shard_name, write_shard
 from affinity_service.gradients.sums_file import SUMS, read_sums, sums_name, write_sums
@@ -57,6 +57,7 @@ class GradientActor:
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         self.space = WeightSpace(shapes, config.gradients.layers)
         self.gradients = PerExampleGradients(model.to(self.device), suite.tasks)
+        self.apart = heads_apart(config, model, len(suite.tasks))
         self.split, self.task, self.example = pair_rows(suite)
         self.suite = suite
 
@@ -98,7 +99,7 @@ class GradientActor:
         if settings.metric == "optimizer":
             moments = load_safetensors(self.folder.read_bytes("base_model/second_moments.safetensors"))
         with flop_counter() as counter:
-            tensors = build_anchor(settings, self.gradients, self.space, suite, moments, pieces)
+            tensors = build_anchor(settings, self.gradients, self.space, suite, moments, pieces, self.apart)
         write_anchor(self.folder, tensors, sum(costs.values()) + counter.get_total_flops())
 
     def compute(self, suite: Suite, shard: int) -> None:
@@ -107,9 +108,7 @@ class GradientActor:
         settings = self.config.gradients
         if self.reduction is None:
             anchor = read_anchor(self.folder)
-            scale = anchor["scale"].to(self.device) if settings.metric == "optimizer" or "basis" in anchor else None
-            basis = anchor["basis"].to(self.device) if "basis" in anchor else None
-            self.reduction = build_reduction(settings, self.space, scale, basis)
+            self.reduction = reduction_of(settings, self.space, self.gradients.model, anchor, self.device)
         rows = self._rows(shard)
         split, task, example = self.split[rows], self.task[rows], self.example[rows]
         with flop_counter() as counter:
@@ -155,6 +154,7 @@ def compute_gradients(context: StageContext) -> StageOutcome:
         {
             "rows": len(rows),
             "dimension": int(costs[0]["dimension"]),
+            "own_coordinates": anchor["own"].shape[1] if "own" in anchor else 0,
             "shards": shards,
             "reduction": config.gradients.reduction,
             "metric": config.gradients.metric,

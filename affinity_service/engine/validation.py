@@ -45,16 +45,32 @@ EPOCHS = (2, 5)
 TRAINING_VERSION = 1
 
 
-def validation_subsets(config: Config, tasks: int) -> list[tuple[int, ...]]:
-    """Distinct random subsets of the sizes asked for, none of them a probe; fewer where there are no more."""
+def anchor_tasks(config: Config, tasks: int) -> list[int]:
+    """The tasks whose losses count: all, or the seeded sample that `validation.anchors` asks for."""
     settings = config.validation
+    if settings.anchors is None or settings.anchors >= tasks:
+        return list(range(tasks))
+    rng = np.random.default_rng([settings.seed, 58])
+    return sorted(rng.choice(tasks, size=settings.anchors, replace=False).tolist())
+
+
+def validation_subsets(config: Config, tasks: int) -> list[tuple[int, ...]]:
+    """Distinct random subsets of the sizes asked for, none of them a probe; fewer where there are no more. Where there
+    are anchors, each is in equally many."""
+    settings, anchors = config.validation, anchor_tasks(config, tasks)
     low, high = (min(size, tasks) for size in settings.sizes)
     rng = np.random.default_rng([settings.seed, 57])
     probes = set(probe_subsets(tasks, config.fits.probes, config.fits.seed))
     chosen: dict[tuple[int, ...], None] = {}
     for _ in range(100 * settings.subsets):
         size = int(rng.integers(low, high + 1))
-        subset = tuple(sorted(rng.choice(tasks, size=size, replace=False).tolist()))
+        if len(anchors) == tasks:
+            drawn = rng.choice(tasks, size=size, replace=False)
+        else:
+            anchor = anchors[len(chosen) % len(anchors)]
+            others = rng.choice(tasks - 1, size=size - 1, replace=False)
+            drawn = np.array([anchor, *np.where(others < anchor, others, others + 1)])
+        subset = tuple(sorted(drawn.tolist()))
         if subset not in probes:
             chosen[subset] = None
         if len(chosen) == settings.subsets:
@@ -180,7 +196,7 @@ def _from_features(
     }
     # A random projection knows no metric and no basis.
     stop = StopRule(noise=read_calibration(folder).stop.noise)
-    plain = {name: tensor for name, tensor in anchor.items() if name != "basis"}
+    plain = {name: tensor for name, tensor in anchor.items() if name not in ("basis", "own")}
     plain["scale"] = torch.ones_like(plain["scale"])
     for seed in range(config.validation.recipe_seeds):
         recipe = recipe_config(config, seed)
@@ -259,12 +275,14 @@ def _report(
     moments: Sequence[Moment],
     seconds_per_training: float,
 ) -> dict[str, object]:
-    seeds = config.validation.seeds
-    base = np.nanmax(predicted["base"][0][0], axis=0)
+    seeds, tasks = config.validation.seeds, len(suite.tasks)
+    base = np.nanmax(np.nan_to_num(predicted["base"][0][0], nan=-np.inf), axis=0)
+    counts = np.where(np.isin(np.arange(tasks), anchor_tasks(config, tasks)), 0.0, np.nan)
     answer: dict[str, object] = {}
     for number, moment in enumerate(moments):
         first, second = (
-            np.mean([truth.at(moment)[0] for truth in part], axis=0) for part in (per_seed[:seeds], per_seed[seeds:])
+            np.mean([truth.at(moment)[0] for truth in part], axis=0) + counts
+            for part in (per_seed[:seeds], per_seed[seeds:])
         )
         estimates = {name: predictions[number] for name, predictions in predicted.items() if predictions[number]}
         compared = compare({**estimates, "row_mean": [row_means(first)], "ceiling": [second]}, first, base)
@@ -278,6 +296,7 @@ def _report(
         **answer,
         "subsets": len(per_seed[0].validation),
         "seeds": seeds,
+        "anchors": [suite.names[task] for task in anchor_tasks(config, tasks)],
         "start": config.validation.start,
         # Which estimates were measured: a report shows only what is of the present ones.
         "fits": estimates_identity(config, folder),

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from affinity_service.models.heads import TaskHeads
+from affinity_service.models.heads import TaskHeads, task_heads
 from affinity_service.tasks.suite import Kind, Task
 
 # What makes the heads and losses of two tasks interchangeable.
@@ -91,9 +91,3 @@ def scatter(
         if own is not None:
             found[own] = weight
     return found
-
-
-def task_heads(model: nn.Module) -> tuple[str, TaskHeads]:
-    """The module that holds a model's heads, and what its parameters' names begin with."""
-    ((name, heads),) = ((name, m) for name, m in model.named_modules() if isinstance(m, TaskHeads))
-    return f"{name}." if name else "", heads

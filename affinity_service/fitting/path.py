@@ -9,7 +9,7 @@ All subsets advance together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,51 +17,13 @@ from torch import Tensor
 
 from affinity_service.fitting.optimizers import UpdateRule
 from affinity_service.fitting.products import full_precision
+from affinity_service.fitting.subset_weights import Anchor, SubsetWeights, Table
 from affinity_service.fitting.task_rows import TaskRows
 
 # Optimizer steps between two looks at the examples: at most so many, and fewer where the margins would change by more
 # than this (root mean square over the subset's rows) in between.
 LONGEST_STRIDE = 5
 LARGEST_CHANGE = 0.05
-
-
-@dataclass(frozen=True)
-class Anchor:
-    """The base model as the path sees it.
-
-    Attributes
-    ----------
-    weights : (p,) of the base model.
-    scale : (p,) the metric s of the features.
-    basis : (p, d) orthonormal, features = Bᵀ(s∘gradient); None for the identity (d = p).
-    mean, square : (T, p), per task the mean over training rows of the loss gradient, and of its squared entries.
-    """
-
-    weights: Tensor
-    scale: Tensor
-    basis: Tensor | None
-    mean: Tensor
-    square: Tensor
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], device: str | torch.device) -> Anchor:
-        """From tensors by attribute name, as the gradient stage stores them."""
-        basis = tensors["basis"].to(device) if "basis" in tensors else None
-        weights, scale, mean, square = (tensors[name].to(device) for name in ("weights", "scale", "mean", "square"))
-        return cls(weights, scale, basis, mean, square)
-
-    def coordinates(self, w: Tensor) -> Tensor:
-        """(M, p) displacements → (M, d)."""
-        scaled = w / self.scale
-        return scaled if self.basis is None else scaled @ self.basis
-
-    def displacement(self, c: Tensor) -> Tensor:
-        """(M, d) coordinates → (M, p), the displacement within the basis that has them."""
-        return (c if self.basis is None else c @ self.basis.T) * self.scale
-
-    def gradient(self, a: Tensor) -> Tensor:
-        """(M, d) sums Φᵀr → (M, p), the gradients they stand for."""
-        return (a if self.basis is None else a @ self.basis.T) / self.scale
 
 
 @dataclass(frozen=True)
@@ -77,16 +39,20 @@ class Training:
     examples: Tensor
 
 
-def batch_variance(anchor: Anchor, share: Tensor, sizes: Tensor, training: Training) -> Tensor:
-    """(M, p) variance of a minibatch's gradient; the tasks' parts count as independent.
+def batch_variance(
+    share: Tensor, sizes: Tensor, training: Training, mixed: Callable[[Tensor, Table], Tensor]
+) -> Tensor:
+    """(M, P) variance of a minibatch's gradient; the tasks' parts count as independent.
 
     Parameters
     ----------
     share : (M, T), 1/|S| for the tasks of a subset, else 0. sizes : (T,) training rows of each task.
+    mixed : Σ_t of factors (M, T) times a table's rows, as ``SubsetWeights.mixed``.
     """
     examples = training.examples.to(share.device, share.dtype)
     square = share**2
-    per_example = (square * (examples[:, None] / sizes.clamp(min=1))) @ anchor.square - square @ anchor.mean**2
+    factors = square * (examples[:, None] / sizes.clamp(min=1))
+    per_example = mixed(factors, "square") - mixed(square, "squared_mean")
     part = (1 - training.batch_size / examples).clamp(min=0) / training.batch_size
     return per_example.clamp_(min=0).mul_(part[:, None])
 
@@ -117,56 +83,53 @@ class Paths:
     @torch.no_grad()
     def run(
         self,
-        subsets: Sequence[Sequence[int]],
+        layout: SubsetWeights,
         training: Training,
         epochs: int,
         on_epoch: Callable[[int, Tensor, Tensor], None],
     ) -> None:
-        """``on_epoch(epoch, w, c)`` is called after each, from 0, with displacements (M, p) and coordinates (M, d), of
-        which it must keep copies."""
+        """``on_epoch(epoch, w, c)`` is called after each, from 0, with displacements (M, P) and coordinates
+        (M, d + S·h) of the layout's subsets, of which it must keep copies."""
         # Subsets with more steps an epoch first: those still at work are then always the first ones.
-        order = sorted(range(len(subsets)), key=lambda i: -int(training.steps[i]))
+        order = sorted(range(len(layout.subsets)), key=lambda i: -int(training.steps[i]))
         back = torch.tensor(order).argsort()
         with full_precision():
-            state = _State(self, [tuple(subsets[i]) for i in order], training, torch.tensor(order))
+            state = _State(
+                self, SubsetWeights(self.anchor, [layout.subsets[i] for i in order]), training, torch.tensor(order)
+            )
             for epoch in range(epochs):
                 state.epoch()
                 on_epoch(epoch, state.w[back], state.coordinates()[back])
 
 
 class _State:
-    def __init__(self, paths: Paths, subsets: Sequence[tuple[int, ...]], training: Training, order: Tensor) -> None:
-        self.paths, self.anchor = paths, paths.anchor
+    def __init__(self, paths: Paths, layout: SubsetWeights, training: Training, order: Tensor) -> None:
+        self.paths, self.layout = paths, layout
         anchor, device = paths.anchor, paths.anchor.weights.device
-        tasks, count = len(paths.rows), len(subsets)
-        self.share = torch.zeros(count, tasks, device=device)
-        for index, subset in enumerate(subsets):
-            self.share[index, list(subset)] = 1 / len(subset)
-        self.holders = [[i for i, subset in enumerate(subsets) if task in subset] for task in range(tasks)]
+        count = len(layout.subsets)
         self.steps = training.steps[order].tolist()
-        self.mean = self.share @ anchor.mean
+        self.mean = layout.mixed(layout.share, "mean")
         # Weights that no example of the subset reaches, such as other tasks' heads: the basis would leak into them.
-        self.reached = (self.share @ anchor.square) > 0
-        self.weights = self.anchor.weights * self.reached
+        self.reached = layout.mixed(layout.share, "square") > 0
+        self.weights = layout.of(anchor.weights) * self.reached
         sizes = torch.tensor([0 if rows is None else len(rows) for rows in paths.rows], device=device)
         ordered = Training(training.batch_size, training.steps[order], training.examples[order])
-        self.noise = batch_variance(anchor, self.share, sizes, ordered)
-        self.w = torch.zeros(count, len(anchor.weights), device=device)
+        self.noise = batch_variance(layout.share, sizes, ordered, layout.mixed)
+        self.w = torch.zeros(count, layout.width, device=device)
         self.moments = paths.optimizer.start(self.w)
         # As the optimizer takes them, since the last look at the examples.
         self.gradient, self.square = paths.optimizer.feed(torch.zeros_like(self.w), self.noise)
         # Steps until the next look at the examples, and the coordinates at the last.
         self.left = [0] * count
         self.stride = [1] * count
-        d = anchor.scale.shape[0] if anchor.basis is None else anchor.basis.shape[1]
-        self.seen = torch.zeros(count, d, device=device)
+        self.seen = torch.zeros(count, layout.coordinates, device=device)
         self.now: Tensor | None = None
         self.first = True
 
     def coordinates(self) -> Tensor:
-        """(M, d) of all displacements as they are now; the next look often asks for the same again."""
+        """(M, d + S·h) of all displacements as they are now; the next look often asks for the same again."""
         if self.now is None:
-            self.now = self.anchor.coordinates(self.w)
+            self.now = self.layout.to_coordinates(self.w)
         return self.now
 
     def epoch(self) -> None:
@@ -190,22 +153,26 @@ class _State:
         if everyone or self.now is not None:
             c = self.coordinates() if everyone else self.coordinates()[index]
         else:
-            c = self.anchor.coordinates(self.w[index])
-        place = {subset: position for position, subset in enumerate(due)}
+            c = self.layout.to_coordinates(self.w[index], index)
+        place = torch.full((len(self.w),), -1, device=self.w.device)
+        place[index] = torch.arange(len(due), device=self.w.device)
         change = c - (self.seen if everyone else self.seen[index])
         total = torch.zeros_like(c)
         moved = torch.zeros(len(due), device=c.device)
-        for task, holders in enumerate(self.holders):
-            positions = [place[i] for i in holders if i in place]
-            if not positions or self.paths.rows[task] is None:
+        for task in self.layout.tasks():
+            holders, slots = self.layout.holders(task)
+            own = place[holders]
+            if not everyone:
+                own, slots, holders = (x[own >= 0] for x in (own, slots, holders))
+            if not len(own) or self.paths.rows[task] is None:
                 continue
             rows, base, curvature = self.paths.of_task(task)
-            own = torch.tensor(positions, device=c.device)
-            slopes = rows.slopes(rows.margins_at(c[own])) - base
-            share = self.share[index[own], task]
-            total.index_add_(0, own, (slopes.T @ rows.features) * (share / len(rows))[:, None])
-            moved.index_add_(0, own, _mean_square(curvature, change[own]) * share)
-        gradient = (self.mean[index] + self.anchor.gradient(total)).mul_(self.reached[index])
+            slopes = rows.slopes(rows.margins_at(self.layout.of_task(c, own, slots))) - base
+            share = self.layout.share[holders, task]
+            self.layout.add_of_task(total, own, slots, (slopes.T @ rows.features) * (share / len(rows))[:, None])
+            moved.index_add_(0, own, _mean_square(curvature, self.layout.of_task(change, own, slots)) * share)
+        found = self.layout.to_gradient(total, None if everyone else index)
+        gradient = (self.mean[index] + found).mul_(self.reached[index])
         fed = self.paths.optimizer.feed(gradient, self.noise if everyone else self.noise[index])
         if everyone:
             (self.gradient, self.square), self.seen = fed, c

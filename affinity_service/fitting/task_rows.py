@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from affinity_service.fitting.subset_weights import SubsetWeights
+
 # Entries of one (rows × subsets) intermediate.
 _ENTRIES = 1 << 24
 
@@ -53,20 +55,18 @@ def split_by_task(
     return [TaskRows(x, h, y, kind) if len(h) else None for x, h, y, kind in parts]
 
 
-def member_losses(
-    rows: Sequence[TaskRows | None], subsets: Sequence[Sequence[int]], coordinates: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Mean loss and its standard error over examples, (M, T) each, of every member of M subsets at coordinates (M, d);
-    NaN for tasks outside a subset. The error is NaN for a single example."""
-    mean = torch.full((len(subsets), len(rows)), torch.nan, device=coordinates.device)
+def member_losses(rows: Sequence[TaskRows | None], layout: SubsetWeights, coordinates: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean loss and its standard error over examples, (M, T) each, of every member of the layout's M subsets at
+    coordinates (M, d + S·h); NaN for tasks outside a subset. The error is NaN for a single example."""
+    mean = torch.full((len(layout.subsets), len(rows)), torch.nan, device=coordinates.device)
     error = torch.full_like(mean, torch.nan)
-    for task, own in enumerate(rows):
-        holders = [i for i, subset in enumerate(subsets) if task in subset]
-        if own is None or not holders:
+    for task in layout.tasks():
+        own = rows[task]
+        if own is None:
             continue
-        index = torch.tensor(holders, device=coordinates.device)
-        for part in index.split(max(1, _ENTRIES // len(own))):
-            losses = own.losses(own.margins_at(coordinates[part]))
+        together = max(1, _ENTRIES // len(own))
+        for part, slots in zip(*(each.split(together) for each in layout.holders(task)), strict=True):
+            losses = own.losses(own.margins_at(layout.of_task(coordinates, part, slots)))
             mean[part, task] = losses.mean(dim=0)
             error[part, task] = losses.std(dim=0) / len(own) ** 0.5 if len(own) > 1 else torch.nan
     return mean, error

@@ -12,10 +12,12 @@ from torch import Tensor
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import GradientConfig
 from affinity_service.gradients.landmarks import LandmarkGradients, Pairs
+from affinity_service.gradients.own_parameters import OwnParameters, shared_space
 from affinity_service.gradients.per_example import PerExampleGradients
-from affinity_service.gradients.statistics import GradientSums, combine
+from affinity_service.gradients.statistics import GradientStatistics, GradientSums, combine
 from affinity_service.gradients.subspace_size import sized_basis
 from affinity_service.gradients.weight_space import WeightSpace, optimizer_metric
+from affinity_service.models.heads import task_heads
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
 
 ANCHOR = "gradients/anchor.safetensors"
@@ -28,9 +30,11 @@ def build_anchor(
     suite: Suite,
     moments: Mapping[str, Tensor] | None,
     pieces: Callable[[], Iterable[Mapping[int, GradientSums]]],
+    apart: bool = False,
 ) -> dict[str, Tensor]:
     """Tensors by name, on the CPU: weights, scale (p,); mean, validation_mean, square (T, p); of the
-    `subspace` reduction basis (p, d) and how many landmarks it is from.
+    `subspace` reduction basis (p, d) and how many landmarks it is from; own (T, h) and a basis (p_s, d) of the other
+    weights where heads lie apart, see ``gradients/own_parameters.py``.
 
     Parameters
     ----------
@@ -51,6 +55,12 @@ def build_anchor(
     weights = space.flatten(dict(gradients.model.named_parameters()))
     tensors = {"weights": weights, "scale": scale, **statistics.to_tensors()}
     if settings.reduction == "subspace":
+        if apart:
+            prefix = task_heads(gradients.model)[0]
+            columns = OwnParameters.of(space, prefix, len(suite.tasks))
+            tensors["own"] = columns.own
+            space, scale = shared_space(space, prefix), scale[columns.shared]
+            statistics = GradientStatistics(**{n: t[:, columns.shared] for n, t in statistics.to_tensors().items()})
 
         def landmarks_of(pairs: Pairs) -> LandmarkGradients:
             return LandmarkGradients(gradients, space, scale.to(weights.device), suite, *pairs, settings.batch_rows)

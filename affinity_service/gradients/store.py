@@ -82,6 +82,8 @@ class FeatureStore:
     def __init__(self, folder: StudyFolder) -> None:
         layout: dict[str, Any] = folder.read_json(LAYOUT)
         self.dimension: int = layout["dimension"]
+        # The last of them, which belong to the row's task alone.
+        self.own_coordinates: int = layout.get("own_coordinates", 0)
         self._shards = [self._open(folder, shard_name(index)) for index in range(layout["shards"])]
         self._split, self._task = (self._column(name) for name in ("split", "task"))
         starts = np.cumsum([0, *(len(shard["split"]) for shard in self._shards)])

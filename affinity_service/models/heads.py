@@ -46,3 +46,9 @@ class TaskHeads(nn.Module):
         chosen = range(len(self.outputs)) if tasks is None else tasks
         weights, biases = zip(*(self.head(task) for task in chosen), strict=True)
         return F.linear(representation, torch.cat(weights), torch.cat(biases))
+
+
+def task_heads(model: nn.Module) -> tuple[str, TaskHeads]:
+    """The module that holds a model's heads, and what its parameters' names begin with."""
+    ((name, heads),) = ((name, m) for name, m in model.named_modules() if isinstance(m, TaskHeads))
+    return f"{name}." if name else "", heads

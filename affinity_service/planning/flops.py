@@ -28,6 +28,8 @@ TRAINED_SEEDS, PROBE_SEEDS = 2, 3
 # Tasks of a probe, on average.
 PROBE_TASKS = 5
 SMALL_NETWORK = 2_000_000
+# Of gradients/own_parameters.py.
+MANY_TASKS = 50
 
 
 def forward_flops(work: Workload, tasks: float | None = None) -> float:
@@ -143,7 +145,9 @@ def fit_flops(config: Config, work: Workload) -> float:
 
 def runs_network(config: Config, work: Workload) -> bool:
     wish = config.fits.evaluate
-    return wish == "network" or (wish == "auto" and config.path_can_go and work.parameters <= SMALL_NETWORK)
+    return wish == "network" or (
+        wish == "auto" and config.path_can_go and work.parameters <= SMALL_NETWORK and work.tasks <= MANY_TASKS
+    )
 
 
 def fine_tuning_flops(config: Config, work: Workload, tasks: float) -> float:

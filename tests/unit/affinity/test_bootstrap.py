@@ -7,6 +7,7 @@ import torch
 
 from affinity_service.affinity.bootstrap import example_errors
 from affinity_service.affinity.matrix import matrix_from_estimates
+from affinity_service.fitting.subset_weights import Anchor, SubsetWeights
 from affinity_service.fitting.task_rows import TaskRows, member_losses
 
 SUBSETS = [(0,), (1,), (2,), (3,), (0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3), (0, 1, 2), (0, 1, 3), (0, 1, 2, 3)]
@@ -22,7 +23,9 @@ def rows(n: int, rng: np.random.Generator) -> list[TaskRows]:
 
 
 def contrasts(by_task, coordinates) -> np.ndarray:
-    mean, error = (x.double().numpy() for x in member_losses(by_task, SUBSETS, coordinates))
+    anchor = Anchor(torch.zeros(3), torch.ones(3), None, torch.zeros(4, 3), torch.zeros(4, 3))
+    layout = SubsetWeights(anchor, SUBSETS)
+    mean, error = (x.double().numpy() for x in member_losses(by_task, layout, coordinates))
     pick = [[x[i, list(s)] for i, s in enumerate(SUBSETS)] for x in (mean, error)]
     affinity = matrix_from_estimates(["a", "b", "c", "d"], SUBSETS, *pick).affinity.copy()
     np.fill_diagonal(affinity, np.nan)
@@ -33,7 +36,7 @@ def test_errors_are_the_spread_over_examples_drawn_again():
     rng = np.random.default_rng(0)
     by_task = rows(80, rng)
     coordinates = torch.tensor(rng.normal(size=(len(SUBSETS), 3)), dtype=torch.float32)
-    found = example_errors(by_task, SUBSETS, coordinates, seed=1, draws=2000)
+    found = example_errors(by_task, SUBSETS, list(coordinates.numpy()), seed=1, draws=2000)
     again = []
     for _ in range(600):
         drawn = []

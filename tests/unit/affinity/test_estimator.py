@@ -15,7 +15,8 @@ from affinity_service.affinity.penalty import ridge_penalties
 from affinity_service.config import Config
 from affinity_service.errors import UserError
 from affinity_service.evaluation.fine_tuning import FineTuner
-from affinity_service.fitting.path import Anchor, Training
+from affinity_service.fitting.path import Training
+from affinity_service.fitting.subset_weights import Anchor
 from affinity_service.tasks.suite import VALIDATION
 from tests.estimating import estimator_of, features_of, model_of, space_of
 from tests.suites import mixed_suite
@@ -82,7 +83,7 @@ def test_the_network_at_the_weights_found():
     held_out = SUITE.rows(VALIDATION)
     examples = (torch.tensor(x[held_out]) for x in (SUITE.inputs, SUITE.labels))
     networks = ValidationNetworks(model, space_of(model), SUITE.tasks, *examples)
-    mean, error = networks(torch.zeros(2, space_of(model).size))
+    mean, error = networks(torch.zeros(2, space_of(model).size), [(0, 1, 2, 3), (2,)])
     plain = LinearizedEstimator(*rows, SUITE.tasks, settings, anchor)
     base = plain.estimates([(0, 1, 2, 3)], [1])[0]
     assert mean.shape == error.shape == (2, 4)

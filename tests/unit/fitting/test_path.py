@@ -8,8 +8,9 @@ import torch
 
 from affinity_service.fitting import path
 from affinity_service.fitting.optimizers import SGD, AdamW, clipping
-from affinity_service.fitting.path import Anchor, Paths, Training
+from affinity_service.fitting.path import Paths, Training
 from affinity_service.fitting.path_reference import follow_subset_reference
+from affinity_service.fitting.subset_weights import Anchor, SubsetWeights
 from affinity_service.fitting.task_rows import TaskRows
 
 P, SIZES = 9, (30, 20, 40)
@@ -55,7 +56,8 @@ class Problem:
         counts = [steps] * len(subsets) if isinstance(steps, int) else steps
         seen = []
         training = Training(batch_size, torch.tensor(counts), examples)
-        self.paths(optimizer).run(subsets, training, epochs, lambda _, w, c: seen.append((w.clone(), c.clone())))
+        layout = SubsetWeights(self.anchor(), subsets)
+        self.paths(optimizer).run(layout, training, epochs, lambda _, w, c: seen.append((w.clone(), c.clone())))
         return tuple(x.numpy() for x in seen[-1])
 
 
@@ -153,16 +155,16 @@ def test_clipping_shortens_to_the_expected_length():
     assert (clipping(gradient, noise, 0.0) == 1).all()
 
 
-def test_the_root_of_rows_is_that_of_their_mean_outer_product_whatever_coordinates_are_missing():
-    features = torch.tensor(np.random.default_rng(0).normal(size=(40, 7)))
-    features[:, [2, 5]] = 0
-    for rows in (features, features[:5]):
-        root = path._root(rows)
-        np.testing.assert_allclose(root.T @ root, rows.T @ rows / len(rows), atol=1e-12)
+def test_the_mean_square_of_changes_whether_rows_or_coordinates_are_more():
+    rng = np.random.default_rng(0)
+    features, change = (torch.tensor(rng.normal(size=shape)) for shape in ((40, 7), (3, 7)))
+    for rows in (features, features[:7], features[:5]):
+        found = path._mean_square(path._curvature(rows), change)
+        np.testing.assert_allclose(found, (rows @ change.T).square().mean(dim=0), atol=1e-12)
 
 
 def test_what_depends_on_a_task_alone_is_computed_for_those_named():
     paths = Problem().paths(SGD(RATE, DECAY))
     training = Training(5, torch.tensor([2]), torch.tensor([40]))
-    paths.run([(0, 2)], training, 1, lambda *_: None)
-    assert set(paths._roots) == set(paths._base) == {0, 2}
+    paths.run(SubsetWeights(paths.anchor, [(0, 2)]), training, 1, lambda *_: None)
+    assert set(paths._curvatures) == set(paths._base) == {0, 2}

@@ -1,0 +1,189 @@
+"""The weights that each of many subsets moves, as one matrix: those that all share, then those of its own tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Table = Literal["mean", "square", "squared_mean"]
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The base model as the path sees it.
+
+    Attributes
+    ----------
+    weights : (p,) of the base model.
+    scale : (p,) the metric s of the features.
+    basis : (p_s, d) orthonormal, features = Bᵀ(s∘gradient) of the shared weights; None for the identity (d = p).
+    mean, square : (T, p), per task the mean over training rows of the loss gradient, and of its squared entries.
+    own : (T, h) columns of the weights that one task alone has, whose scaled gradients follow the d coordinates as they
+        are; p where a task has fewer. None where all weights are shared (p_s = p).
+    """
+
+    weights: Tensor
+    scale: Tensor
+    basis: Tensor | None
+    mean: Tensor
+    square: Tensor
+    own: Tensor | None = None
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], device: str | torch.device) -> Anchor:
+        """From tensors by attribute name, as the gradient stage stores them."""
+        basis, own = (tensors[name].to(device) if name in tensors else None for name in ("basis", "own"))
+        weights, scale, mean, square = (tensors[name].to(device) for name in ("weights", "scale", "mean", "square"))
+        return cls(weights, scale, basis, mean, square, own)
+
+    def table(self, name: Table) -> Tensor:
+        """(T, p) one of the numbers per task and weight."""
+        return self.mean**2 if name == "squared_mean" else getattr(self, name)
+
+    @cached_property
+    def shared(self) -> Tensor:
+        """(p_s,) columns of the weights outside ``own``."""
+        mask = torch.ones(len(self.weights), dtype=torch.bool, device=self.weights.device)
+        if self.own is not None:
+            mask[self.own[self.own < len(self.weights)]] = False
+        return mask.nonzero()[:, 0]
+
+    @cached_property
+    def tables(self) -> dict[Table, tuple[Tensor, Tensor]]:
+        """Every table's part of the shared weights (T, p_s) and of each task's own (T + 1, h), 0 in the last row."""
+        assert self.own is not None, "only where a task has weights of its own"
+        found: dict[Table, tuple[Tensor, Tensor]] = {}
+        for name in ("mean", "square", "squared_mean"):
+            table = self.table(name)
+            own = F.pad(table, (0, 1)).gather(1, self.own)
+            found[name] = table[:, self.shared], F.pad(own, (0, 0, 0, 1))
+        return found
+
+    def width(self, tasks: int) -> int:
+        """Weights that a subset of so many tasks moves."""
+        return len(self.weights) if self.own is None else len(self.shared) + tasks * self.own.shape[1]
+
+    @property
+    def dimension(self) -> int:
+        """d, coordinates of the shared weights."""
+        return len(self.scale) if self.basis is None else self.basis.shape[1]
+
+    def displacement(self, c: Tensor) -> Tensor:
+        """(M, d) coordinates → (M, p), the displacement within the basis that has them."""
+        return (c if self.basis is None else c @ self.basis.T) * self.scale
+
+
+class SubsetWeights:
+    """What M subsets have of an anchor: P = p_s + S·h columns, S the tasks of the largest subset.
+
+    Attributes
+    ----------
+    width : P. coordinates : d + S·h, what a subset is known by in the features.
+    """
+
+    def __init__(self, anchor: Anchor, subsets: Sequence[Sequence[int]]) -> None:
+        self.anchor, self.subsets, tasks = anchor, subsets, len(anchor.mean)
+        device = anchor.weights.device
+        holders: dict[int, list[tuple[int, int]]] = {}
+        for number, subset in enumerate(subsets):
+            for slot, task in enumerate(subset):
+                holders.setdefault(task, []).append((number, slot))
+        self._holders = {
+            task: (torch.tensor([n for n, _ in own], device=device), torch.tensor([s for _, s in own], device=device))
+            for task, own in sorted(holders.items())
+        }
+        self.share = torch.zeros(len(subsets), tasks, device=device)
+        for number, subset in enumerate(subsets):
+            self.share[number, list(subset)] = 1 / len(subset)
+        d = anchor.dimension
+        if anchor.own is None:
+            self.head, self.width, self.coordinates = 0, len(anchor.weights), d
+            return
+        self.head, slots = anchor.own.shape[1], max(map(len, subsets))
+        p = len(anchor.weights)
+        self._shared = anchor.shared
+        self._task_in = torch.full((len(subsets), slots), tasks, device=device)
+        for number, subset in enumerate(subsets):
+            self._task_in[number, : len(subset)] = torch.tensor(list(subset), device=device)
+        # One task more, which has no weights, fills the slots that stay empty.
+        self.columns = F.pad(anchor.own, (0, 0, 0, 1), value=p)[self._task_in].flatten(1)
+        self.width = anchor.width(slots)
+        self.coordinates = d + slots * self.head
+        self._scale_shared = anchor.scale[self._shared]
+        self._scale_own = torch.cat([anchor.scale, anchor.scale.new_ones(1)])[self.columns]
+
+    def of(self, vector: Tensor) -> Tensor:
+        """(p,) → (M, P), 0 in empty slots; (P,) to be broadcast where all weights are shared."""
+        if self.anchor.own is None:
+            return vector
+        own = torch.cat([vector, vector.new_zeros(1)])[self.columns]
+        return torch.cat([vector[self._shared].expand(len(own), -1), own], dim=1)
+
+    def mixed(self, factors: Tensor, name: Table) -> Tensor:
+        """(M, P) Σ_t factors[m, t] · table[t]."""
+        if self.anchor.own is None:
+            return factors @ self.anchor.table(name)
+        shared, own = self.anchor.tables[name]
+        factor = F.pad(factors, (0, 1)).gather(1, self._task_in)
+        return torch.cat([factors @ shared, (own[self._task_in] * factor[:, :, None]).flatten(1)], dim=1)
+
+    def to_coordinates(self, w: Tensor, index: Tensor | None = None) -> Tensor:
+        """(m, P) displacements of all subsets, or those in `index` → (m, d + S·h)."""
+        anchor = self.anchor
+        if anchor.own is None:
+            scaled = w / anchor.scale
+            return scaled if anchor.basis is None else scaled @ anchor.basis
+        assert anchor.basis is not None, "weights of one task's own lie beside a basis"
+        shared = len(self._shared)
+        scale = self._scale_own if index is None else self._scale_own[index]
+        return torch.cat([(w[:, :shared] / self._scale_shared) @ anchor.basis, w[:, shared:] / scale], dim=1)
+
+    def to_gradient(self, a: Tensor, index: Tensor | None = None) -> Tensor:
+        """(m, d + S·h) sums Φᵀr → (m, P), the gradients they stand for."""
+        anchor = self.anchor
+        if anchor.own is None:
+            return (a if anchor.basis is None else a @ anchor.basis.T) / anchor.scale
+        assert anchor.basis is not None, "weights of one task's own lie beside a basis"
+        d = anchor.dimension
+        scale = self._scale_own if index is None else self._scale_own[index]
+        return torch.cat([(a[:, :d] @ anchor.basis.T) / self._scale_shared, a[:, d:] / scale], dim=1)
+
+    def whole(self, w: Tensor) -> Tensor:
+        """(M, P) → (M, p)."""
+        if self.anchor.own is None:
+            return w
+        shared, p = len(self._shared), len(self.anchor.weights)
+        found = w.new_zeros(len(w), p + 1)
+        found[:, self._shared] = w[:, :shared]
+        return found.scatter_(1, self.columns, w[:, shared:])[:, :p]
+
+    def tasks(self) -> Sequence[int]:
+        """Those that any subset has, ascending."""
+        return list(self._holders)
+
+    def holders(self, task: int) -> tuple[Tensor, Tensor]:
+        """(k,) subsets with the task, and its slot in each."""
+        return self._holders[task]
+
+    def of_task(self, c: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
+        """(k, d + h) coordinates that the task's features are multiplied with, of rows of c (m, d + S·h)."""
+        if self.anchor.own is None:
+            return c[rows]
+        d = self.anchor.dimension
+        own = c[:, d:].view(len(c), -1, self.head)[rows, slots]
+        return torch.cat([c[rows, :d], own], dim=1)
+
+    def add_of_task(self, total: Tensor, rows: Tensor, slots: Tensor, values: Tensor) -> None:
+        """Add (k, d + h) to the places that ``of_task`` reads."""
+        if self.anchor.own is None:
+            total.index_add_(0, rows, values)
+            return
+        d = self.anchor.dimension
+        total[:, :d].index_add_(0, rows, values[:, :d])
+        total[:, d:].view(len(total), -1, self.head)[rows, slots] += values[:, d:]

@@ -1,0 +1,125 @@
+"""Parameters that one task has for itself, its head: among many tasks they are coordinates of their own.
+
+The gradients of hundreds of heads are orthogonal to each other: no basis of a few hundred directions holds them all.
+A row's gradient by its own head, though, is a few dozen numbers, kept as they are behind its coordinates in the basis
+of the shared parameters; and a subset of tasks moves no other heads than its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from affinity_service.config import Config, GradientConfig
+from affinity_service.gradients.per_example import GradientBlock
+from affinity_service.gradients.reductions import Reduction, build_reduction
+from affinity_service.gradients.reductions.subspace import Subspace
+from affinity_service.gradients.weight_space import WeightSpace
+from affinity_service.models.heads import TaskHeads, task_heads
+
+# With fewer tasks one basis holds heads and shared parameters alike.
+MANY_TASKS = 50
+# A larger head is no small part of a row.
+LARGEST_HEAD = 256
+
+
+def heads_apart(config: Config, model: nn.Module, tasks: int) -> bool:
+    """Whether features keep the gradient by the row's own head as it is, beside the coordinates of the rest."""
+    if config.gradients.reduction != "subspace" or config.solution != "path" or config.gradients.layers:
+        return False
+    found = [module for module in model.modules() if isinstance(module, TaskHeads)]
+    if len(found) != 1:
+        return False
+    largest = max(sum(part.numel() for part in found[0].head(task)) for task in range(tasks))
+    return tasks > MANY_TASKS and largest <= LARGEST_HEAD
+
+
+@dataclass(frozen=True)
+class OwnParameters:
+    """Columns of a weight space by who has them.
+
+    Attributes
+    ----------
+    shared : (p_s,) columns of the parameters outside the heads, ascending.
+    own : (T, h) columns of each task's head; p, which is no column, where a head has fewer than h parameters.
+    """
+
+    shared: Tensor
+    own: Tensor
+
+    @classmethod
+    def of(cls, space: WeightSpace, heads: str, tasks: int) -> OwnParameters:
+        """heads : what the names of the heads' parameters begin with."""
+        columns = [
+            torch.cat([_columns(space, heads + name) for name in TaskHeads.names(task)]) for task in range(tasks)
+        ]
+        own = torch.nn.utils.rnn.pad_sequence(columns, batch_first=True, padding_value=space.size)
+        mask = torch.ones(space.size, dtype=torch.bool)
+        mask[torch.cat(columns)] = False
+        return cls(mask.nonzero()[:, 0], own)
+
+
+def shared_space(space: WeightSpace, heads: str) -> WeightSpace:
+    """The parameters outside the heads, in the same order."""
+    return WeightSpace({name: shape for name, shape in space.shapes.items() if not name.startswith(heads)})
+
+
+class SubspaceAndHead:
+    """g ↦ (Bᵀ(s∘g) of the shared parameters, s∘g of the row's own head).
+
+    Parameters
+    ----------
+    basis : (p_s, d). scale : (p,) of the whole space. own : (T, h), see ``OwnParameters``.
+    heads : what the names of the heads' parameters begin with.
+    """
+
+    def __init__(self, space: WeightSpace, heads: str, basis: Tensor, scale: Tensor, own: Tensor) -> None:
+        rest = shared_space(space, heads)
+        mask = torch.ones(len(scale), dtype=torch.bool, device=scale.device)
+        mask[own[own < len(scale)]] = False
+        self._shared = Subspace(rest, basis, scale[mask])
+        self._scale, self._space = scale, space
+        self._first = {}
+        for task in range(len(own)):
+            start = self._shared.dimension
+            for name in TaskHeads.names(task):
+                self._first[heads + name] = start
+                columns = space.slices[heads + name]
+                start += columns.stop - columns.start
+        self.dimension = self._shared.dimension + own.shape[1]
+
+    def __call__(self, blocks: Sequence[GradientBlock], batch: int) -> Tensor:
+        shared = self._shared(blocks, batch)
+        features = torch.cat([shared, shared.new_zeros(batch, self.dimension - shared.shape[1])], dim=1)
+        for block in blocks:
+            if block.name in self._first:
+                values = block.dense() * self._scale[self._space.slices[block.name]]
+                rows = slice(None) if block.rows is None else block.rows
+                first = self._first[block.name]
+                features[rows, first : first + values.shape[1]] = values
+        return features
+
+
+def reduction_of(
+    settings: GradientConfig,
+    space: WeightSpace,
+    model: nn.Module,
+    anchor: Mapping[str, Tensor],
+    device: str | torch.device,
+) -> Reduction:
+    """The reduction that a study's features were made with; `anchor` as ``read_anchor`` gives it."""
+    scale = anchor["scale"].to(device) if settings.metric == "optimizer" or "basis" in anchor else None
+    basis = anchor["basis"].to(device) if "basis" in anchor else None
+    if "own" in anchor:
+        assert basis is not None, "heads lie apart beside a basis"
+        assert scale is not None, "and its metric"
+        return SubspaceAndHead(space, task_heads(model)[0], basis, scale, anchor["own"].to(device))
+    return build_reduction(settings, space, scale, basis)
+
+
+def _columns(space: WeightSpace, name: str) -> Tensor:
+    columns = space.slices[name]
+    return torch.arange(columns.start, columns.stop)
