@@ -16,6 +16,8 @@ from affinity_service.config_text import UniqueKeys, explain
 from affinity_service.config_training import MEASURED, AveragingPart, MeasureConfig, MeasuringPart, ScheduleConfig
 from affinity_service.errors import UserError
 
+# With so many tasks `auto` still fits every pair.
+EVERY_PAIR = 100
 # What `auto` grows to at most.
 MOST_DIMENSION, MOST_LANDMARKS = 400, 4000
 
@@ -119,6 +121,9 @@ class FitConfig(StageConfig):
 
     subsets: int = Field(400, ge=0, description="subsets larger than a pair; singles and pairs come on top")
     sizes: tuple[int, int] = Field((3, 6), description="smallest and largest of the larger subsets")
+    pairs: Literal["auto", "all", "uncovered"] = Field(
+        "auto", description="fit every pair, or those that no larger subset holds; auto: all of up to 100 tasks"
+    )
     solution: Literal["auto", "path", "ridge"] = Field(
         "auto", description="follow the optimizer, or one penalised fit (the paper's); auto: the path where it can go"
     )
@@ -134,6 +139,9 @@ class FitConfig(StageConfig):
     seed: int = Field(0, ge=0)
     tile: int = Field(128, ge=1, description="subsets per file, the unit of resuming")
     workers: int = Execution(2, ge=1)
+
+    def fits_every_pair(self, tasks: int) -> bool:
+        return self.pairs == "all" or (self.pairs == "auto" and tasks <= EVERY_PAIR)
 
     @model_validator(mode="after")
     def _sizes_ordered(self) -> FitConfig:

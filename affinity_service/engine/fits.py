@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -194,4 +195,5 @@ def design(config: Config, tasks: int) -> list[tuple[int, ...]]:
     """The subsets of a study: singles, pairs and the larger ones, whose sizes are cut to what the suite has."""
     low, high = (min(size, tasks) for size in config.fits.sizes)
     larger = config.fits.subsets if tasks >= 3 else 0
-    return subset_design(tasks, larger, (low, high), config.fits.seed)
+    pairs: Literal["all", "uncovered"] = "all" if config.fits.fits_every_pair(tasks) else "uncovered"
+    return subset_design(tasks, larger, (low, high), config.fits.seed, pairs)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from math import comb
+from typing import Literal
 
 import numpy as np
 from scipy import sparse
@@ -16,15 +17,17 @@ _RETRIES = 8
 _LISTED = 20_000
 
 
-def subset_design(n_tasks: int, larger: int, sizes: tuple[int, int], seed: int, pairs: bool = True) -> list[Subset]:
-    """Every task alone, every pair (unless `pairs` is false) and `larger` balanced subsets of the given sizes.
+def subset_design(
+    n_tasks: int, larger: int, sizes: tuple[int, int], seed: int, pairs: Literal["all", "uncovered", "none"] = "all"
+) -> list[Subset]:
+    """Every task alone, pairs, and `larger` balanced subsets of the given sizes.
 
     Args:
         n_tasks: tasks are 0 … n_tasks − 1.
         larger: how many subsets to draw beside singles and pairs; fewer are returned where fewer distinct ones exist.
         sizes: smallest and largest number of tasks of those.
         seed: the same seed gives the same design.
-        pairs: include all n_tasks·(n_tasks − 1)/2 pairs.
+        pairs: all n_tasks·(n_tasks − 1)/2, those that no larger subset holds, or none.
 
     Returns:
         Distinct ascending tuples: singles, then pairs, then the larger ones.
@@ -35,8 +38,12 @@ def subset_design(n_tasks: int, larger: int, sizes: tuple[int, int], seed: int, 
     Source: Grad-TAG, arXiv 2409.06091, section 3 (subsets sampled at random there, balanced here).
     """
     singles: list[Subset] = [(task,) for task in range(_check_count("n_tasks", n_tasks, 1))]
-    both: list[Subset] = list(combinations(range(n_tasks), 2)) if pairs else []
-    return singles + both + balanced_subsets(n_tasks, larger, sizes, seed, exclude=singles + both)
+    both: list[Subset] = list(combinations(range(n_tasks), 2)) if pairs == "all" else []
+    more = balanced_subsets(n_tasks, larger, sizes, seed, exclude=singles + both)
+    if pairs == "uncovered":
+        counts = pair_coverage(more, n_tasks)
+        both = [(i, j) for i, j in combinations(range(n_tasks), 2) if not counts[i, j]]
+    return singles + both + more
 
 
 def balanced_subsets(

@@ -130,11 +130,15 @@ class Subsets:
         """Singles, pairs and the larger ones, of which no more are drawn than exist."""
         low, high = (min(size, tasks) for size in config.fits.sizes)
         exist = sorted((math.comb(tasks, size), size) for size in range(max(3, low), high + 1))
-        count, memberships, left = tasks + math.comb(tasks, 2), tasks**2, config.fits.subsets
+        count, memberships, left = tasks, tasks, config.fits.subsets
+        covered = 0
         for place, (number, size) in enumerate(exist):
             taken = min(number, left // (len(exist) - place))
             count, memberships, left = count + taken, memberships + taken * size, left - taken
-        return cls(count, memberships)
+            covered += taken * math.comb(size, 2)
+        # A balanced design hardly holds a pair twice before it holds all.
+        pairs = math.comb(tasks, 2) if config.fits.fits_every_pair(tasks) else max(0, math.comb(tasks, 2) - covered)
+        return cls(count + pairs, memberships + 2 * pairs)
 
 
 def fewest_epochs(train: TrainConfig) -> int:

@@ -59,7 +59,7 @@ def test_design_holds_singles_pairs_and_larger_ones() -> None:
 
 
 def test_design_without_pairs_and_of_one_task() -> None:
-    assert [len(s) for s in subset_design(6, 2, (3, 3), seed=0, pairs=False)] == [1] * 6 + [3, 3]
+    assert [len(s) for s in subset_design(6, 2, (3, 3), seed=0, pairs="none")] == [1] * 6 + [3, 3]
     assert subset_design(1, 5, (2, 4), seed=0) == [(0,)]
 
 

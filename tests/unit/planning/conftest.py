@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from affinity_service.config import Config
+from affinity_service.config import Config, MLPConfig
 from affinity_service.planning import Machine
 from affinity_service.planning.workload import Workload
 
@@ -32,12 +32,12 @@ def workload() -> Callable[..., Workload]:
         held_out = rows // 3
         return Workload(
             examples=rows + 2 * held_out,
-            inputs=inputs,
+            input_shape=(inputs,),
+            model=MLPConfig(hidden=list(hidden)),
             rows=(rows, held_out, held_out),
             train=(rows,) * tasks,
             validation=(held_out,) * tasks,
             outputs=(1,) * tasks,
-            hidden=hidden,
         )
 
     return make
