@@ -26,6 +26,7 @@ from affinity_service.errors import UserError
 from affinity_service.evaluation.flops import RunFlops
 from affinity_service.evaluation.outcomes import GROUPS, plan_runs
 from affinity_service.evaluation.stacked import Run, RunOutcome, StackedTrainer, split_losses
+from affinity_service.gradients.own_parameters import MANY_TASKS
 from affinity_service.models import build_model
 from affinity_service.tables import read_table, write_table
 from affinity_service.tasks.suite import TEST, VALIDATION, Suite
@@ -80,8 +81,14 @@ def _trials(runs: Sequence[Run], kept: Sequence[Run], config: Config) -> list[Tr
     size = config.group_models.models_per_trial
     # Sorted by number of tasks: models that see equally many examples waste no steps on each other.
     unique = sorted(set(runs), key=lambda run: (-len(run.tasks), run.tasks, run.seed))
-    chunks = [tuple(unique[start : start + size]) for start in range(0, len(unique), size)]
-    return [Trial(chunk, tuple(run for run in chunk if run in set(kept))) for chunk in chunks]
+    chunks: list[list[Run]] = []
+    for run in unique:
+        # All models of a stack have as many heads as the largest: one of hundreds must not make the others as wide.
+        narrow = bool(chunks) and len(chunks[-1][0].tasks) > max(MANY_TASKS, 2 * len(run.tasks))
+        if not chunks or len(chunks[-1]) == size or narrow:
+            chunks.append([])
+        chunks[-1].append(run)
+    return [Trial(tuple(chunk), tuple(run for run in chunk if run in set(kept))) for chunk in chunks]
 
 
 def _tune(context: StageContext, trials: Sequence[Trial], models: int) -> None:

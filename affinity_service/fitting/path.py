@@ -148,6 +148,9 @@ class _State:
 
     def _look(self, due: list[int]) -> None:
         """New residuals, gradients and strides of some subsets."""
+        if self.first:
+            self._set_out()
+            return
         everyone = len(due) == len(self.w)
         index = torch.tensor(due, device=self.w.device)
         if everyone or self.now is not None:
@@ -180,9 +183,14 @@ class _State:
             self.gradient[index], self.square[index], self.seen[index] = *fed, c
         for i, square in zip(due, moved.tolist(), strict=True):
             per_step = square**0.5 / self.stride[i]
-            # The first look has nothing to compare with: one step, then the next look.
-            affordable = int(LARGEST_CHANGE / per_step) if per_step > 0 else (1 if self.first else LONGEST_STRIDE)
+            affordable = int(LARGEST_CHANGE / per_step) if per_step > 0 else LONGEST_STRIDE
             self.stride[i] = self.left[i] = min(LONGEST_STRIDE, max(1, affordable))
+
+    def _set_out(self) -> None:
+        """The first look, of all subsets at the base model, where no residual has changed yet. It has nothing to compare
+        with: one step, then the next look."""
+        self.gradient, self.square = self.paths.optimizer.feed(self.mean * self.reached, self.noise)
+        self.left = [1] * len(self.left)
         self.first = False
 
 

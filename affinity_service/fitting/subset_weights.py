@@ -58,10 +58,14 @@ class Anchor:
     def tables(self) -> dict[Table, tuple[Tensor, Tensor]]:
         """Every table's part of the shared weights (T, p_s) and of each task's own (T + 1, h), 0 in the last row."""
         assert self.own is not None, "only where a task has weights of its own"
+        inside = self.own < len(self.weights)
         found: dict[Table, tuple[Tensor, Tensor]] = {}
         for name in ("mean", "square", "squared_mean"):
+            if name == "squared_mean":
+                found[name] = found["mean"][0] ** 2, found["mean"][1] ** 2
+                continue
             table = self.table(name)
-            own = F.pad(table, (0, 1)).gather(1, self.own)
+            own = table.gather(1, self.own.clamp(max=len(self.weights) - 1)).masked_fill(~inside, 0)
             found[name] = table[:, self.shared], F.pad(own, (0, 0, 0, 1))
         return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from affinity_service.config import Config
+from affinity_service.gradients.own_parameters import MANY_TASKS
 from affinity_service.planning.workload import Subsets, Workload, expected_epochs, expected_groups, group_trainings
 from affinity_service.tasks.sampling import steps_per_epoch
 from affinity_service.tasks.suite import TRAIN, VALIDATION
@@ -28,8 +29,6 @@ TRAINED_SEEDS, PROBE_SEEDS = 2, 3
 # Tasks of a probe, on average.
 PROBE_TASKS = 5
 SMALL_NETWORK = 2_000_000
-# Of gradients/own_parameters.py.
-MANY_TASKS = 50
 
 
 def forward_flops(work: Workload, tasks: float | None = None) -> float:
@@ -98,7 +97,7 @@ def gradient_flops(config: Config, work: Workload) -> float:
     head = work.width * sum(work.outputs) / work.tasks
     weights = sum(m * n for m, n in work.body) + head
     passes = 4 * weights - 2 * data_weights(work)
-    reduced = work.body_parameters + work.head_parameters
+    reduced = work.body_parameters + (0 if work.heads_apart(config) else work.head_parameters)
     reduction, basis = 0.0, 0.0
     if settings.reduction in ("rademacher", "subspace"):
         reduction = 2 * work.dimension(config) * reduced
@@ -107,7 +106,7 @@ def gradient_flops(config: Config, work: Workload) -> float:
     if settings.reduction == "subspace":
         landmarks, width = min(settings.most_landmarks, sum(work.train)), basis_width(config, work)
         basis = landmarks * landmark_rounds(config) * (passes + 2 * reduced * width)
-        basis += BASIS_TURNS * work.parameters * width**2
+        basis += BASIS_TURNS * work.basis_rows(config) * width**2
     return work.labels * (2 * passes + 4 * weights + reduction) + basis
 
 
@@ -179,9 +178,11 @@ def path_steps(config: Config, work: Workload) -> float:
 
 def path_flops(config: Config, work: Workload) -> float:
     """Per look at the examples two products over a subset's rows and two with the basis; losses after every epoch."""
-    d, subsets = work.dimension(config), Subsets.of(config, work.tasks)
+    d, subsets = work.stored_numbers(config), Subsets.of(config, work.tasks)
     per_task, validation = sum(work.train) / work.tasks, sum(work.validation) / work.tasks
-    with_basis = 0.0 if config.gradients.reduction == "exact" else 2.0 * work.parameters * d
+    with_basis = 2.0 * work.basis_rows(config) * work.dimension(config)
+    if config.gradients.reduction == "exact":
+        with_basis = 0.0
     looks = path_steps(config, work) / path_stride(work)
     members = subsets.memberships
     rows = looks * members * (4 * per_task * d + 2 * min(d, per_task) * d)

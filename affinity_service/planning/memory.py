@@ -78,18 +78,18 @@ def base_model_bytes(config: Config, work: Workload, machine: Machine, workers: 
 
 
 def gradient_bytes(config: Config, work: Workload, machine: Machine, workers: int) -> Bytes:
-    settings, d = config.gradients, work.dimension(config)
+    settings, d = config.gradients, work.stored_numbers(config)
     rows = min(settings.shard_rows, work.labels)
     batch = min(settings.batch_rows, rows)
     shard = 3 * rows * (4 * d + STORE_COLUMNS)
     # Sums of all tasks of a split, in double precision, in one actor; and the anchor that comes of them.
-    anchor = 4.0 * work.parameters * (3 * work.tasks + d + 2)
+    anchor = 4.0 * (work.parameters * (3 * work.tasks + 2) + work.basis_rows(config) * work.dimension(config))
     sums = 8.0 * 2 * work.parameters * min(work.tasks, 1 + settings.shard_rows * work.tasks / work.labels)
     if settings.reduction == "exact":
         reduction, on_gpu = 0.0, 4.0 * batch * d * 3
     elif settings.reduction == "subspace":
-        reduction = 4.0 * work.parameters * d
-        on_gpu = 4.0 * (2 * BASIS_CHUNK + batch * d) + 3 * 4.0 * work.parameters * d
+        reduction = 4.0 * work.basis_rows(config) * work.dimension(config)
+        on_gpu = 4.0 * (2 * BASIS_CHUNK + batch * d) + 3 * reduction
     elif settings.reduction == "factorised":
         reduction, on_gpu = 0.0, 4.0 * batch * d * 2
     else:
@@ -104,11 +104,14 @@ def gradient_bytes(config: Config, work: Workload, machine: Machine, workers: in
 
 def fit_bytes(config: Config, work: Workload, machine: Machine, workers: int) -> Bytes:
     """The features once in the object store, and copies of them in every worker."""
-    subsets, d = Subsets.of(config, work.tasks), work.dimension(config)
+    subsets, d = Subsets.of(config, work.tasks), work.stored_numbers(config)
     stored = work.labels * (4 * d + STORE_COLUMNS)
     held = TRAIN_REMAINS + stored + workers * (WORKER + _fit_heap(config, work))
+    # Coordinates of the displacement: those that all tasks share, and of each member its own.
+    coordinates = subsets.count * work.dimension(config) + subsets.memberships * work.own_coordinates(config)
+    written = 4 * coordinates + 60 * subsets.count + 20 * subsets.memberships
     gpu = GPU_FIT_COPIES * stored + 2 * _curvature(config, work) + 3 * 4 * (1 << 26)
-    return _bytes(machine, work, held, workers, gpu, subsets.count * (4 * d + 60) + 20 * subsets.memberships)
+    return _bytes(machine, work, held, workers, gpu, written)
 
 
 def analysis_bytes(config: Config, work: Workload, machine: Machine, fit_workers: int) -> Bytes:
@@ -139,13 +142,14 @@ def group_model_bytes(
 
 
 def _fit_heap(config: Config, work: Workload) -> float:
-    d = work.dimension(config)
+    d = work.stored_numbers(config)
     if config.affinity.estimator == "trained":
         return FIT_OVERHEAD + 2.0 * STACK_BYTES
     if config.solution == "path":
-        together = min(config.fits.tile, max(1, PATH_BYTES // (4 * PATH_COPIES * work.parameters)))
-        anchor = 4.0 * work.parameters * (3 * work.tasks + d + 2)
-        return FIT_OVERHEAD + 2 * 4.0 * work.labels * d + anchor + 4.0 * together * PATH_COPIES * work.parameters
+        moved = work.moved_weights(config, config.fits.sizes[1])
+        together = min(config.fits.tile, max(1, PATH_BYTES // (4 * PATH_COPIES * moved)))
+        anchor = 4.0 * (work.parameters * (3 * work.tasks + 2) + work.basis_rows(config) * work.dimension(config))
+        return FIT_OVERHEAD + 2 * 4.0 * work.labels * d + anchor + 4.0 * together * PATH_COPIES * moved
     sample = 4 * d * min(sum(work.train), max(16 * work.tasks, REFERENCE_ROWS * d))
     features = 4 * work.labels * d
     return FIT_COPIES * features + 3 * sample + 2 * _curvature(config, work) + FIT_OVERHEAD

@@ -151,7 +151,8 @@ def path_seconds(config: Config, work: Workload, machine: Machine, workers: int)
     products = fit_flops(config.model_copy(update={"fits": config.fits.model_copy(update={"probes": 0})}), work)
     steps = path_steps(config, work)
     looks = steps / path_stride(work)
-    elements = subsets.count * work.parameters * (steps * PATH_ELEMENTS + looks * LOOK_ELEMENTS)
+    moved = work.moved_weights(config, subsets.memberships / subsets.count)
+    elements = subsets.count * moved * (steps * PATH_ELEMENTS + looks * LOOK_ELEMENTS)
     residuals = looks * subsets.memberships * sum(work.train) / work.tasks * 3
     tiles = math.ceil(subsets.count / config.fits.tile)
     operations = tiles * steps * (20 + work.tasks * 12) * COUNTED * rates.operation

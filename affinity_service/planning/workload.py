@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from affinity_service.config import Config, GroupModelConfig, ModelConfig, SIGNConfig, TrainConfig
+from affinity_service.gradients.own_parameters import LARGEST_HEAD, MANY_TASKS
 from affinity_service.tasks.suite import SPLITS, TRAIN, VALIDATION, Suite
 
 
@@ -113,9 +114,31 @@ class Workload:
         present = sum(labels) / max(1, self.tasks * self.rows[split])
         return max(1.0, self.rows[split] * (1 - (1 - min(1.0, present)) ** tasks))
 
+    def heads_apart(self, config: Config) -> bool:
+        """As gradients/own_parameters.py decides."""
+        subspace = config.gradients.reduction == "subspace" and not config.gradients.layers
+        few = (self.width + 1) * max(self.outputs) <= LARGEST_HEAD
+        return subspace and config.solution == "path" and self.tasks > MANY_TASKS and few
+
+    def own_coordinates(self, config: Config) -> int:
+        """Numbers of a stored gradient that are of the row's own head."""
+        return (self.width + 1) * max(self.outputs) if self.heads_apart(config) else 0
+
     def dimension(self, config: Config) -> int:
-        """Numbers per stored gradient."""
+        """Numbers per stored gradient by the shared parameters, or by all."""
         return self.parameters if config.gradients.reduction == "exact" else config.gradients.most_dimensions
+
+    def stored_numbers(self, config: Config) -> int:
+        """Numbers per stored gradient."""
+        return self.dimension(config) + self.own_coordinates(config)
+
+    def moved_weights(self, config: Config, tasks: float) -> float:
+        """Weights that the path of a subset of so many tasks moves."""
+        return self.parameters_with(self.columns_of(tasks)) if self.heads_apart(config) else self.parameters
+
+    def basis_rows(self, config: Config) -> int:
+        """Weights that the basis is of."""
+        return self.body_parameters if self.heads_apart(config) else self.parameters
 
 
 @dataclass(frozen=True)
