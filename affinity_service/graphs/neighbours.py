@@ -46,8 +46,7 @@ def drawn(
 
     row, neighbour : (e,) place of a node among the `nodes` (m,), and a neighbour of it.
     """
-    # Nodes in the high bits, chance in the low ones: one sort shuffles within every node.
-    order = np.argsort((row << 32) + rng.integers(1 << 32, size=len(row)))
+    order = shuffled_within(row, rng)
     degree = np.bincount(row, minlength=len(nodes))
     start = np.cumsum(degree) - degree
     turn = start[:, None] + np.arange(fanout) % np.maximum(degree, 1)[:, None]
@@ -55,3 +54,9 @@ def drawn(
     some = degree > 0
     found[some] = neighbour[order[turn[some]]]
     return torch.from_numpy(found)
+
+
+def shuffled_within(row: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """(e,) an order by row, and by chance within a row."""
+    # Rows in the high bits, chance in the low ones: one sort does both.
+    return np.argsort((row << 32) + rng.integers(1 << 32, size=len(row)))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from affinity_service.errors import UserError
-from affinity_service.graphs.neighbours import drawn
+from affinity_service.graphs.neighbours import drawn, shuffled_within
 from affinity_service.graphs.tiles import GraphFacts, Tiles
 
 # Nodes whose neighbours are drawn at a time.
@@ -35,13 +35,14 @@ def check_installed() -> None:
 
 
 class PyGSampler:
-    """A ``NeighbourSampler``."""
+    """A ``NeighbourSampler``. rng : shuffles each node's neighbours, as torch-sparse (0.6.18) does not draw all of them
+    alike: the last in a list about half as often (rusty1s/pytorch_sparse issue 385)."""
 
-    def __init__(self, facts: GraphFacts, tiles: Callable[[int], Tiles]) -> None:
+    def __init__(self, facts: GraphFacts, tiles: Callable[[int], Tiles], rng: np.random.Generator) -> None:
         check_installed()
         from torch_geometric.data import Data
 
-        edges = torch.cat([_edges(tiles(block), facts, block) for block in range(facts.blocks)], dim=1)
+        edges = torch.cat([_edges(tiles(block), facts, block, rng) for block in range(facts.blocks)], dim=1)
         self.data = Data(edge_index=edges, num_nodes=facts.nodes)
 
     def __call__(self, nodes: Tensor, fanout: int, rng: np.random.Generator) -> Tensor:
@@ -60,12 +61,12 @@ class PyGSampler:
         return torch.cat(found) if found else nodes.new_empty(0, fanout)
 
 
-def _edges(tiles: Tiles, facts: GraphFacts, block: int) -> Tensor:
-    """(2, e) neighbours and nodes of a row block, in the order of the nodes."""
+def _edges(tiles: Tiles, facts: GraphFacts, block: int, rng: np.random.Generator) -> Tensor:
+    """(2, e) neighbours and nodes of a row block: nodes in order, their neighbours in none."""
     row, neighbour = [], []
     for number, (offsets, listed) in enumerate(zip(tiles.offsets, tiles.neighbours, strict=True)):
         row.append(torch.arange(len(tiles.degrees)).repeat_interleave(offsets.diff().long()))
         neighbour.append(listed.long() + facts.rows(number).start)
     rows = torch.cat(row)
-    order = rows.argsort(stable=True)
+    order = shuffled_within(rows.numpy(), rng)
     return torch.stack([torch.cat(neighbour)[order], rows[order] + facts.rows(block).start])

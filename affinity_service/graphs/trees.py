@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,10 +14,6 @@ from affinity_service.graphs.pyg_sampler import PyGSampler, check_installed
 from affinity_service.graphs.tile_sampler import TileSampler
 from affinity_service.graphs.tiles import GraphFacts, Tiles
 
-SAMPLERS: dict[str, Callable[[GraphFacts, Callable[[int], Tiles]], NeighbourSampler]] = {
-    "tiles": TileSampler,
-    "pyg": PyGSampler,
-}
 # Nodes whose features are copied at a time.
 TOGETHER = 1 << 16
 
@@ -34,8 +31,12 @@ def example_nodes(
 
     tiles : number of a row block → its tiles.
     """
-    sampler = SAMPLERS[config.sampler](facts, tiles)
-    return sample_neighbourhoods(nodes, config.fanouts, sampler, [config.seed, block])
+    seed = [config.seed, block]
+    sampler: NeighbourSampler = TileSampler(facts, tiles)
+    if config.sampler == "pyg":
+        # One number more than steps take.
+        sampler = PyGSampler(facts, tiles, np.random.default_rng([*seed, len(config.fanouts)]))
+    return sample_neighbourhoods(nodes, config.fanouts, sampler, seed)
 
 
 def gather(nodes: Tensor, facts: GraphFacts, features: Callable[[int], tuple[Tensor, Tensor]]) -> Tensor:

@@ -16,9 +16,7 @@ from affinity_service.config import Config
 from affinity_service.config_graphs import NeighbourConfig
 from affinity_service.errors import UserError
 from affinity_service.graphs.blocks import read_block, write_block
-from affinity_service.graphs.neighbours import sample_neighbourhoods
-from affinity_service.graphs.pyg_sampler import PyGSampler, check_installed
-from affinity_service.graphs.tile_sampler import TileSampler
+from affinity_service.graphs.pyg_sampler import check_installed
 from affinity_service.graphs.tiles import tile_edges
 from affinity_service.graphs.trees import example_nodes, gather
 from affinity_service.tasks.source import planned_suite
@@ -54,22 +52,19 @@ def backend() -> bool:
     return True
 
 
-SAMPLERS = [
-    TileSampler,
-    pytest.param(
-        PyGSampler, marks=pytest.mark.skipif(not backend(), reason="PyTorch Geometric has nothing to draw by")
-    ),
-]
+needs_backend = pytest.mark.skipif(not backend(), reason="PyTorch Geometric is not installed or has nothing to draw by")
+each_sampler = pytest.mark.parametrize("sampler", ["tiles", pytest.param("pyg", marks=needs_backend)])
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@each_sampler
 @pytest.mark.parametrize("directed", [False, True])
 @pytest.mark.parametrize("block_rows", [3, 100])
 def test_every_node_stands_before_neighbours_of_its_own(sampler, directed, block_rows):
     facts, tiles = graph(block_rows, directed)
     known = neighbours_of(directed)
     nodes = torch.tensor([0, 2, 5, 7])
-    found = sample_neighbourhoods(nodes, [4, 3], sampler(facts, tiles), [0]).tolist()
+    settings = NeighbourConfig(fanouts=[4, 3], sampler=sampler)
+    found = example_nodes(nodes, settings, facts, tiles, 0).tolist()
     for node, tree in zip(nodes.tolist(), found, strict=True):
         assert tree[0][0] == node
         for parent, rows in ((node, [line[0] for line in tree]), *((line[0], line) for line in tree)):
@@ -82,20 +77,22 @@ def test_every_node_stands_before_neighbours_of_its_own(sampler, directed, block
                 assert max(times) - min(times) <= 1
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@each_sampler
 def test_all_neighbours_are_drawn_alike_and_by_the_seed(sampler):
     facts, tiles = graph()
-    draw = sampler(facts, tiles)
-    first = [sample_neighbourhoods(torch.tensor([0]), [2, 1], draw, [seed]) for seed in range(300)]
-    again = sample_neighbourhoods(torch.tensor([0]), [2, 1], draw, [5])
-    assert torch.equal(first[5], again)
-    drawn = Counter(node for tree in first for node in tree[0, 1:, 0].tolist())
+
+    def draw(seed: int) -> torch.Tensor:
+        settings = NeighbourConfig(fanouts=[2, 1], sampler=sampler, seed=seed)
+        return example_nodes(torch.tensor([0]), settings, facts, tiles, 0)
+
+    state = torch.random.get_rng_state()
+    every = [draw(seed) for seed in range(300)]
+    assert torch.equal(every[5], draw(5))
+    assert torch.equal(state, torch.random.get_rng_state())
+    drawn = Counter(node for tree in every for node in tree[0, 1:, 0].tolist())
     # 100 each, with a standard deviation of 8.
     assert set(drawn) == {1, 2, 3, 4, 5, 6}
-    assert all(60 < times < 140 for times in drawn.values())
-    state = torch.random.get_rng_state()
-    sample_neighbourhoods(torch.tensor([0, 1]), [2], draw, [1])
-    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(65 < times < 135 for times in drawn.values())
 
 
 def test_a_block_without_examples_is_kept_and_read(tmp_path):
