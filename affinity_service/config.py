@@ -10,7 +10,8 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from affinity_service.config_base import Execution, StageConfig
-from affinity_service.config_graphs import GeneratedGraphSource, GraphTablesSource, SnapSource
+from affinity_service.config_graphs import GeneratedGraphSource, GraphSource, GraphTablesSource, SnapSource
+from affinity_service.config_models import MLPConfig, ModelConfig, SAGEConfig, SIGNConfig
 from affinity_service.config_sources import ArffSource, CsvSource, ParquetSource, PythonSource, YeastSource
 from affinity_service.config_text import UniqueKeys, explain
 from affinity_service.config_training import MEASURED, AveragingPart, MeasureConfig, MeasuringPart, ScheduleConfig
@@ -32,26 +33,6 @@ Source = (
     | SnapSource
     | GeneratedGraphSource
 )
-
-
-class MLPConfig(StageConfig):
-    kind: Literal["mlp"] = "mlp"
-    hidden: list[Annotated[int, Field(ge=1)]] = Field([64, 64], min_length=1)
-    activation: Literal["relu", "tanh", "gelu"] = "relu"
-    dropout: float = Field(0.0, ge=0, lt=1)
-
-
-class SIGNConfig(StageConfig):
-    """A layer per hop of a graph's features, then shared layers (arXiv 2004.11198)."""
-
-    kind: Literal["sign"] = "sign"
-    hop_width: int = Field(32, ge=1, description="outputs of each hop's own layer")
-    hidden: list[Annotated[int, Field(ge=1)]] = Field([64], min_length=1)
-    activation: Literal["relu", "tanh", "gelu"] = "relu"
-    dropout: float = Field(0.0, ge=0, lt=1)
-
-
-ModelConfig = MLPConfig | SIGNConfig
 
 
 class TrainConfig(StageConfig):
@@ -282,6 +263,22 @@ class Config(StageConfig):
     @classmethod
     def _kind_of_model(cls, value: Any) -> Any:
         return {"kind": "mlp", **value} if isinstance(value, Mapping) else value
+
+    @model_validator(mode="after")
+    def _sage_has_neighbours_and_sign_has_hops(self) -> Config:
+        if not isinstance(self.data, GraphSource):
+            return self
+        neighbours = self.data.neighbours
+        if isinstance(self.model, SIGNConfig) and neighbours is not None:
+            raise ValueError("model.kind sign reads hops, which data.neighbours replaces: use data.hops, or kind sage")
+        if isinstance(self.model, SAGEConfig):
+            steps, found = len(self.model.hidden), 0 if neighbours is None else len(neighbours.fanouts)
+            if found != steps:
+                raise ValueError(
+                    f"model.kind sage with {steps} hidden widths needs as many data.neighbours.fanouts, but there are "
+                    f"{found}; such as data.neighbours.fanouts {[10, 5, 3, *[2] * steps][:steps]}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _path_has_a_basis(self) -> Config:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,9 +22,22 @@ class NodeFeatureConfig(StageConfig):
     seed: int = Field(0, ge=0)
 
 
+class NeighbourConfig(StageConfig):
+    """Which neighbours of an example's node are looked at: sampled once, as many at every step as its fanout says."""
+
+    fanouts: list[Annotated[int, Field(ge=1)]] = Field(
+        [10, 5], min_length=1, description="neighbours of the node itself, then of each node found so far, and so on"
+    )
+    sampler: Literal["tiles", "pyg"] = Field(
+        "tiles", description="tiles: our own; pyg: PyTorch Geometric's NeighborLoader, where it is installed"
+    )
+    seed: int = Field(0, ge=0)
+
+
 class GraphSource(SourceConfig):
     """What every graph shares: tasks are communities or labels of nodes, examples are labelled nodes, and the input of
-    an example is its node's features and those of its neighbourhoods, one to `hops` steps away."""
+    an example is its node's features and those of its neighbourhoods, one to `hops` steps away, or of a sample of its
+    neighbours."""
 
     prepared: ClassVar[bool] = True
 
@@ -34,6 +48,7 @@ class GraphSource(SourceConfig):
     )
     directed: bool = Field(False, description="whether features go along edges only; else both ways")
     hops: int = Field(3, ge=0)
+    neighbours: NeighbourConfig | None = Field(None, description="a sample of neighbours, for model sage, not hops")
     normalisation: Literal["symmetric", "mean"] = Field(
         "symmetric", description="of a hop: by the root of both degrees, or the mean over neighbours; a node counts too"
     )
@@ -50,6 +65,24 @@ class GraphSource(SourceConfig):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of node features while they are propagated")
     block_rows: int = Field(1 << 17, ge=1, description="nodes per block, the unit of work and of memory")
     workers: int = Execution(2, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _neighbours_stand_for_hops(cls, value: Any) -> Any:
+        sampled = isinstance(value, Mapping) and value.get("neighbours") is not None
+        return {"hops": 0, **value} if sampled else value
+
+    @model_validator(mode="after")
+    def _hops_or_neighbours(self) -> GraphSource:
+        if self.neighbours is not None and self.hops:
+            raise ValueError(f"hops {self.hops} and neighbours are two kinds of inputs: leave one of them out")
+        return self
+
+    def example_shape(self, features: int) -> tuple[int, ...]:
+        """Of one example's inputs, for nodes of so many features."""
+        if self.neighbours is None:
+            return self.hops + 1, features
+        return *(1 + fanout for fanout in self.neighbours.fanouts), features
 
     @model_validator(mode="after")
     def _directed_has_no_symmetric_hop(self) -> GraphSource:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from affinity_service.affinity import LinearizedEstimator
 from affinity_service.config import Config
 from affinity_service.gradients.anchor import build_anchor
 from affinity_service.gradients.features import compute_features
+from affinity_service.gradients.margins import pair_margins
 from affinity_service.gradients.per_example import PerExampleGradients
 from affinity_service.gradients.reductions import build_reduction
 from affinity_service.gradients.statistics import gradient_sums
@@ -58,3 +61,12 @@ def features_of(
 def estimator_of(config: Config, suite: Suite, model: nn.Module) -> LinearizedEstimator:
     rows, anchor = features_of(config, suite, model)
     return LinearizedEstimator(*rows, suite.tasks, config, anchor)
+
+
+def margin_gradient(model: nn.Module, suite: Suite, example: int, task: int) -> NDArray[np.float32]:
+    """(p,) of one pair's margin by one autograd call: slow and obvious."""
+    x, label = torch.tensor(suite.inputs[example])[None], torch.tensor(suite.labels[example, task])[None]
+    margin = pair_margins(model.eval()(x, [task]), [task], torch.tensor([task]), label, suite.tasks)[0]
+    found = torch.autograd.grad(margin, list(model.parameters()), allow_unused=True)
+    parts = [torch.zeros_like(p) if g is None else g for g, p in zip(found, model.parameters(), strict=True)]
+    return torch.cat([part.flatten() for part in parts]).numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,14 @@ def mixed_suite(rows: int = 120, features: int = 5, missing: float = 0.2, seed: 
     labels[rng.random(labels.shape) < missing] = np.nan
     tasks = (Task("up", "binary"), Task("high", "binary"), Task("level", "multiclass", 3), Task("value", "regression"))
     return Suite(inputs, labels, seeded_split(rows, 0.2, 0.2, seed), tasks)
+
+
+def neighbourhood_suite(rows: int = 120, fanouts: tuple[int, ...] = (3, 2), features: int = 4, seed: int = 0) -> Suite:
+    """`mixed_suite`, whose examples are neighbourhoods as graphs give them: labels follow their mean."""
+    suite = mixed_suite(rows, features, seed=seed)
+    noise = np.random.default_rng(seed).normal(size=(rows, *(1 + fanout for fanout in fanouts), features))
+    mean = suite.inputs.reshape(rows, *(1 for _ in fanouts), features)
+    return replace(suite, inputs=(mean + noise).astype(np.float32))
 
 
 def allies_and_rivals(rows: int = 900, features: int = 20, degrees: float = 60, seed: int = 0) -> Suite:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from affinity_service.graphs.examples import Examples, sample_examples
 from affinity_service.graphs.propagate import next_hop, row_scale
 from affinity_service.graphs.source import read_graph
 from affinity_service.graphs.tiles import GraphFacts, read_tiles, tile_edges, write_tiles
+from affinity_service.graphs.trees import example_nodes, gather
 from affinity_service.tasks.prepared import CONTENT, read_suite, write_suite
 from affinity_service.tasks.source import checked_suite
 
@@ -115,11 +117,23 @@ class Layer:
     def _examples(
         self, block: int, facts: GraphFacts, source: GraphSource, folder: StudyFolder, scale: torch.Tensor
     ) -> torch.Tensor:
-        """(examples of the block, hops + 1, d) as they are, no longer travelling."""
+        """(examples of the block, hops + 1, d) as they are, no longer travelling; of sampled neighbours (…, d)."""
         rows, nodes = facts.rows(block), _examples(folder).nodes
         own = torch.from_numpy(nodes[(nodes >= rows.start) & (nodes < rows.stop)] - rows.start)
+        if source.neighbours is not None:
+            return _neighbourhoods(own + rows.start, block, facts, source, folder)
         hops = [layer_reader(folder, Layer(HOP, number).name)(block)[own].float() for number in range(source.hops + 1)]
         return torch.stack([hop / scale[own] for hop in hops], dim=1)
+
+
+def _neighbourhoods(
+    own: torch.Tensor, block: int, facts: GraphFacts, source: GraphSource, folder: StudyFolder
+) -> torch.Tensor:
+    """Of the examples `own` of a block: (examples, 1 + fanout 1, 1 + fanout 2, …, d), no longer travelling."""
+    assert source.neighbours is not None
+    stored = layer_reader(folder, Layer(HOP).name)
+    sampled = example_nodes(own, source.neighbours, facts, partial(read_tiles, folder), block)
+    return gather(sampled, facts, lambda b: (stored(b), row_scale(read_tiles(folder, b).degrees, source.normalisation)))
 
 
 @ray.remote

@@ -187,8 +187,8 @@ class _State:
             self.stride[i] = self.left[i] = min(LONGEST_STRIDE, max(1, affordable))
 
     def _set_out(self) -> None:
-        """The first look, of all subsets at the base model, where no residual has changed yet. It has nothing to compare
-        with: one step, then the next look."""
+        """The first look, of all subsets at the base model, where no residual has changed yet and which has nothing to
+        compare with: one step, then the next look."""
         self.gradient, self.square = self.paths.optimizer.feed(self.mean * self.reached, self.noise)
         self.left = [1] * len(self.left)
         self.first = False

@@ -1,7 +1,8 @@
 """Per-example gradients of the margin, one backward pass per batch.
 
 For linear layers the gradient of one example is the outer product of the layer's output gradient and its input,
-so hooks on the layers deliver it in factors. Any other module goes through ``torch.func``.
+so hooks on the layers deliver it in factors. Any other module goes through ``torch.func``, and so does a layer that
+one example passes through more than once: its gradient is a sum of such products.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 from affinity_service.gradients.margins import pair_margins
 from affinity_service.models.heads import TaskHeads
 from affinity_service.tasks.suite import Task
+
+# A layer's name, the layer, its input and its output.
+Call = tuple[str, nn.Module, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,13 @@ class PerExampleGradients:
     model : the plain module, put into eval mode, called as ``model(inputs, tasks)`` and returning the columns of
         those tasks' heads.
     tasks : all tasks of the suite.
-    hooks : take the factored form where every parameter belongs to a linear layer or the heads; False always uses
+    hooks : take the factored form where every parameter belongs to one linear layer or the heads; False always uses
         ``torch.func``, the slower and more general way.
+
+    Attributes
+    ----------
+    factored : whether the factored form is taken; given up at the first batch that shows a layer to be used for an
+        example several times, which the modules alone do not tell.
     """
 
     def __init__(self, model: nn.Module, tasks: Sequence[Task], hooks: bool = True) -> None:
@@ -57,8 +66,9 @@ class PerExampleGradients:
         self.tasks = tasks
         self.linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
         self.heads = {name: m for name, m in model.named_modules() if isinstance(m, TaskHeads)}
-        covered = {id(p) for m in (*self.linear.values(), *self.heads.values()) for p in m.parameters()}
-        self.factored = hooks and covered == {id(p) for p in model.parameters()}
+        covered = [id(p) for m in (*self.linear.values(), *self.heads.values()) for p in m.parameters()]
+        # A parameter of two layers is covered twice.
+        self.factored = hooks and sorted(covered) == sorted(id(p) for p in model.parameters())
 
     def __call__(self, inputs: Tensor, task: Tensor, label: Tensor) -> tuple[Tensor, list[GradientBlock]]:
         """Margins (B,) and gradient blocks for inputs (B, ...), task (B,) and label (B,)."""
@@ -67,7 +77,7 @@ class PerExampleGradients:
         return self._by_func(inputs, task, label)
 
     def _by_hooks(self, inputs: Tensor, task: Tensor, label: Tensor) -> tuple[Tensor, list[GradientBlock]]:
-        calls: list[tuple[str, nn.Module, Tensor, Tensor]] = []
+        calls: list[Call] = []
         handles = [
             module.register_forward_hook(
                 lambda module, args, output, name=name: calls.append((name, module, args[0].detach(), output))
@@ -80,6 +90,9 @@ class PerExampleGradients:
         finally:
             for handle in handles:
                 handle.remove()
+        if not _each_once(calls, len(inputs)):
+            self.factored = False
+            return self._by_func(inputs, task, label)
         margins = pair_margins(outputs, requested, task, label, self.tasks)
         # Gradients with respect to the layers' outputs only: the products that would give the summed weight
         # gradients are never formed.
@@ -125,6 +138,12 @@ class PerExampleGradients:
             margins[rows] = values
             blocks += [GradientBlock(name, rows, g.flatten(1)) for name, g in gradients.items() if g.any()]
         return margins, blocks
+
+
+def _each_once(calls: Sequence[Call], rows: int) -> bool:
+    """Whether every layer was called once, with one vector per row of the batch."""
+    names = [name for name, *_ in calls]
+    return len(set(names)) == len(names) and all(x.dim() == 2 and len(x) == rows for *_, x, _ in calls)
 
 
 def _linear_blocks(name: str, module: nn.Module, activation: Tensor, error: Tensor) -> list[GradientBlock]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
@@ -26,7 +27,8 @@ def gram_name(layer: str, block: int) -> str:
 def write_block(folder: StudyFolder, name: str, features: Tensor) -> None:
     """Features (rows, …) of float32 or bfloat16."""
     flat = features.contiguous().view(STORED[features.dtype]).flatten()
-    width = max(1, features[0].numel())
+    # A block may be without rows.
+    width = max(1, math.prod(features.shape[1:]))
     column = pa.FixedSizeListArray.from_arrays(pa.array(flat.numpy()), width)
     batch = pa.record_batch({COLUMN: column})
     batch = batch.replace_schema_metadata({"shape": ",".join(map(str, features.shape[1:]))})

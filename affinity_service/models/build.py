@@ -8,20 +8,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from affinity_service.config import MLPConfig, ModelConfig, SIGNConfig
+from affinity_service.config_models import MLPConfig, ModelConfig, SAGEConfig, SIGNConfig, check_inputs
 from affinity_service.models.mlp import build_mlp
+from affinity_service.models.sage import build_sage
 from affinity_service.models.sign import build_sign
 from affinity_service.tasks.suite import Task
 
 BUILDERS: dict[type, Callable[[Sequence[int], Sequence[Task], Any], nn.Module]] = {
     MLPConfig: build_mlp,
     SIGNConfig: build_sign,
+    SAGEConfig: build_sage,
 }
 
 
 def build_model(config: ModelConfig, input_shape: Sequence[int], tasks: Sequence[Task], seed: int) -> nn.Module:
     """A fresh model for inputs of this shape (without the batch) and these tasks; its initial weights depend on the
-    seed alone, and the global random state is left as it was."""
+    seed alone, and the global random state is left as it was.
+
+    Raises
+    ------
+    UserError
+        The model cannot read inputs of this shape.
+    """
+    check_inputs(config, input_shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return BUILDERS[type(config)](input_shape, tasks, config)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from affinity_service.config import SIGNConfig
-from affinity_service.errors import UserError
 from affinity_service.models.heads import TaskHeads
 from affinity_service.models.mlp import ACTIVATIONS, layers
 from affinity_service.tasks.suite import Task
@@ -34,17 +33,6 @@ class SIGN(nn.Module):
 
 
 def build_sign(input_shape: Sequence[int], tasks: Sequence[Task], config: SIGNConfig) -> SIGN:
-    """For inputs (hops, features), as sources of graphs make them.
-
-    Raises
-    ------
-    UserError
-        Inputs of another shape.
-    """
-    if len(input_shape) != 2:
-        raise UserError(
-            f"model.kind sign reads examples of shape (hops, features), but this suite's have {tuple(input_shape)}: "
-            "use it with a graph, or model.kind mlp"
-        )
+    """For inputs (hops, features), as sources of graphs make them."""
     hops, features = input_shape
     return SIGN(hops, features, tasks, config)

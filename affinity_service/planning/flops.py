@@ -33,22 +33,17 @@ SMALL_NETWORK = 2_000_000
 
 def forward_flops(work: Workload, tasks: float | None = None) -> float:
     """Of one example through the body and the heads of so many tasks, of all when None."""
-    return 2 * (sum(m * n for m, n in work.body) + work.width * work.columns_of(tasks))
+    return 2 * (work.body_products + work.width * work.columns_of(tasks))
 
 
 def backward_flops(work: Workload, tasks: float | None = None) -> float:
     """Gradients of all weights, and of all layers' inputs but the data."""
-    return 2 * forward_flops(work, tasks) - 2 * data_weights(work)
+    return 2 * forward_flops(work, tasks) - 2 * data_products(work)
 
 
-def data_weights(work: Workload) -> int:
-    """Of the layers that read the data, which need no gradient: all up to the first that takes what they give."""
-    read, total = 0, 0
-    for inputs, outputs in work.body:
-        if read >= work.inputs:
-            break
-        read, total = read + inputs, total + inputs * outputs
-    return total
+def data_products(work: Workload) -> int:
+    """Of the layers that read the data."""
+    return sum(layer.products for layer in work.body if layer.reads_data)
 
 
 def training_flops(work: Workload, tasks: float | None = None) -> float:
@@ -94,20 +89,21 @@ def gradient_flops(config: Config, work: Workload) -> float:
     A batch mostly holds the rows of one task.
     """
     settings = config.gradients
-    head = work.width * sum(work.outputs) / work.tasks
-    weights = sum(m * n for m, n in work.body) + head
-    passes = 4 * weights - 2 * data_weights(work)
+    products = work.body_products + work.width * sum(work.outputs) / work.tasks
+    # With factors no gradient is formed but in the sums, of first and second powers; without them in every pass.
+    passes = (4 if work.factored else 6) * products - 2 * data_products(work)
+    sums = 4 * products if work.factored else 0.0
     reduced = work.body_parameters + (0 if work.heads_apart(config) else work.head_parameters)
     reduction, basis = 0.0, 0.0
-    if settings.reduction in ("rademacher", "subspace"):
+    if settings.reduction == "factorised" and work.factored:
+        reduction = 4 * math.sqrt(settings.most_dimensions) * sum(each.inputs + each.outputs for each in work.body)
+    elif settings.reduction != "exact":
         reduction = 2 * work.dimension(config) * reduced
-    elif settings.reduction == "factorised":
-        reduction = 4 * math.sqrt(settings.most_dimensions) * sum(m + n for m, n in work.body)
     if settings.reduction == "subspace":
         landmarks, width = min(settings.most_landmarks, sum(work.train)), basis_width(config, work)
         basis = landmarks * landmark_rounds(config) * (passes + 2 * reduced * width)
         basis += BASIS_TURNS * work.basis_rows(config) * width**2
-    return work.labels * (2 * passes + 4 * weights + reduction) + basis
+    return work.labels * (2 * passes + sums + reduction) + basis
 
 
 def landmark_rounds(config: Config) -> int:

@@ -17,6 +17,9 @@ READ_SECONDS, GENERATE_SECONDS, TILE_SECONDS, HOP_SECONDS = 2e-7, 8e-7, 4e-7, 2.
 START_SECONDS = 4.0
 # Numbers per member of the suite while it is put together, checked and standardised.
 ASSEMBLED_COPIES = 4
+# Of the inputs of a block's examples; bytes per neighbour in a graph that PyTorch Geometric holds.
+GATHERED_COPIES = 2
+PYG_BYTES = 40
 
 
 def layers(source: GraphSource) -> tuple[int, int]:
@@ -51,8 +54,12 @@ def suite_bytes(config: Config, work: Workload, machine: Machine, workers: int) 
     block = min(source.block_rows, work.nodes)
     share = block / max(1, work.nodes)
     hop = workers * (block * width * (3 * 4 + _item(source)) + TILE_BYTES * work.edges * share)
+    # Of the last step: the rows of a block's examples.
+    rows = workers * GATHERED_COPIES * work.suite_bytes * min(1, share)
+    if source.neighbours is not None and source.neighbours.sampler == "pyg":
+        rows += workers * PYG_BYTES * _entries(source, work)
     assembling = ASSEMBLED_COPIES * work.suite_bytes
-    held = TRAIN_REMAINS + (workers + 1) * WORKER + max(reading, hop, assembling)
+    held = TRAIN_REMAINS + (workers + 1) * WORKER + max(reading, hop, rows, assembling)
     scratch = layers(source)[0] * work.nodes * width * _item(source) + TILE_BYTES * work.edges
     return with_common(machine, work, held, work.suite_bytes + scratch)
 

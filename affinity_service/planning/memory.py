@@ -96,7 +96,9 @@ def gradient_bytes(config: Config, work: Workload, machine: Machine, workers: in
         entries = work.parameters * d
         reduction = 4.0 * (entries if entries <= SIGN_CACHE else min(entries, SIGN_CHUNK))
         on_gpu = 2 * 4 * (batch * min(work.parameters, SIGN_CHUNK / d) + batch * d) + reduction
-    own = 4 * work.parameters * 2 + ROW_COPIES * 4 * batch * work.activations
+    own = 4.0 * work.parameters * 2 + ROW_COPIES * 4 * batch * work.activations
+    if not work.factored:
+        own += ROW_COPIES * 4.0 * batch * work.parameters
     held = TRAIN_REMAINS + workers * (WORKER + own + sums + shard + reduction + on_gpu + 13 * work.labels) + 3 * anchor
     stored = work.labels * (4 * d + STORE_COLUMNS) + (anchor if settings.reduction == "subspace" else 0)
     return _bytes(machine, work, held, workers, own + on_gpu, stored)

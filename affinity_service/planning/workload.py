@@ -6,10 +6,31 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
 
-from affinity_service.config import Config, GroupModelConfig, ModelConfig, SIGNConfig, TrainConfig
+from affinity_service.config import Config, GroupModelConfig, TrainConfig
+from affinity_service.config_models import ModelConfig, SAGEConfig, SIGNConfig, check_inputs
 from affinity_service.gradients.own_parameters import LARGEST_HEAD, MANY_TASKS
 from affinity_service.tasks.suite import SPLITS, TRAIN, VALIDATION, Suite
+
+
+class SharedLayer(NamedTuple):
+    """A layer outside the heads: one matrix and a bias.
+
+    inputs, outputs : of one use. uses : how often an example passes through it. reads_data : whether its inputs come
+    from the data, which need no gradient.
+    """
+
+    inputs: int
+    outputs: int
+    uses: int = 1
+    reads_data: bool = False
+
+    @property
+    def products(self) -> int:
+        """Multiplications per example."""
+        return self.inputs * self.outputs * self.uses
 
 
 @dataclass(frozen=True)
@@ -66,9 +87,18 @@ class Workload:
         return math.prod(self.input_shape)
 
     @cached_property
-    def body(self) -> tuple[tuple[int, int], ...]:
-        """Inputs and outputs of each shared layer."""
+    def body(self) -> tuple[SharedLayer, ...]:
         return shared_layers(self.model, self.input_shape)
+
+    @property
+    def body_products(self) -> int:
+        """Multiplications per example in the shared layers."""
+        return sum(layer.products for layer in self.body)
+
+    @property
+    def factored(self) -> bool:
+        """Whether gradients of the shared layers are outer products, as gradients/per_example.py takes them."""
+        return not isinstance(self.model, SAGEConfig)
 
     @property
     def width(self) -> int:
@@ -77,7 +107,7 @@ class Workload:
 
     @property
     def body_parameters(self) -> int:
-        return sum((m + 1) * n for m, n in self.body)
+        return sum((layer.inputs + 1) * layer.outputs for layer in self.body)
 
     @property
     def head_parameters(self) -> float:
@@ -102,7 +132,7 @@ class Workload:
         return self.body_parameters + (self.width + 1) * columns
 
     def activations_with(self, columns: float) -> float:
-        return self.inputs + 3 * sum(n for _, n in self.body) + 8 * columns
+        return self.inputs + 3 * sum(layer.outputs * layer.uses for layer in self.body) + 8 * columns
 
     @property
     def suite_bytes(self) -> int:
@@ -193,11 +223,32 @@ def group_trainings(config: GroupModelConfig, tasks: int, groups: int) -> list[t
     return [(size, number * config.seeds) for size, number in kinds if number]
 
 
-def shared_layers(model: ModelConfig, input_shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Inputs and outputs of each shared layer of a model."""
-    first: tuple[tuple[int, int], ...] = ()
+def shared_layers(model: ModelConfig, input_shape: Sequence[int]) -> tuple[SharedLayer, ...]:
+    """Of a model for examples of this shape.
+
+    Raises
+    ------
+    UserError
+        The model cannot read them.
+    """
+    check_inputs(model, input_shape)
+    if isinstance(model, SAGEConfig):
+        return _sage_layers(model, input_shape)
+    first: tuple[SharedLayer, ...] = ()
     width = math.prod(input_shape)
     if isinstance(model, SIGNConfig):
         hops, features = input_shape
-        first, width = ((features, model.hop_width),) * hops, hops * model.hop_width
-    return first + tuple(zip((width, *model.hidden), model.hidden, strict=False))
+        first, width = (SharedLayer(features, model.hop_width, reads_data=True),) * hops, hops * model.hop_width
+    dense = [SharedLayer(m, n) for m, n in pairwise([width, *model.hidden])]
+    if not first:
+        dense[0] = dense[0]._replace(reads_data=True)
+    return (*first, *dense)
+
+
+def _sage_layers(model: SAGEConfig, input_shape: Sequence[int]) -> tuple[SharedLayer, ...]:
+    """Each takes a node and what stands for its neighbours, at every node that later steps read."""
+    *nodes, features = input_shape
+    return tuple(
+        SharedLayer(2 * m, n, math.prod(nodes[: len(nodes) - step - 1]), reads_data=step == 0)
+        for step, (m, n) in enumerate(pairwise([features, *model.hidden]))
+    )

@@ -43,7 +43,10 @@ def planned_suite(source: SourceConfig) -> Suite:
     # Graphs are read with the help of this package.
     from affinity_service.graphs.examples import sample_examples
     from affinity_service.graphs.source import planned_graph
+    from affinity_service.graphs.trees import check_sampler
 
+    if source.neighbours is not None:
+        check_sampler(source.neighbours)
     graph, edges = planned_graph(source)
     width = source.features.dimension
     if graph.features is not None and source.features.kind != "structural":
@@ -51,7 +54,7 @@ def planned_suite(source: SourceConfig) -> Suite:
     examples = sample_examples(graph, source)
     count = len(examples.nodes)
     checked = checked_suite(examples.suite(np.zeros((count, 1), np.float32)), source)
-    empty = np.broadcast_to(np.float32(0), (count, source.hops + 1, width))
+    empty = np.broadcast_to(np.float32(0), (count, *source.example_shape(width)))
     return replace(checked, inputs=empty, facts={"nodes": graph.nodes, "edges": edges})
 
 
@@ -80,7 +83,9 @@ def checked_suite(suite: Suite, source: SourceConfig) -> Suite:
         suite = drop_rare_tasks(suite, source.minimum_positives, source.minimum_negatives)
         check_suite(suite)
         suite = standardise_targets(suite)
-        return standardise_inputs(suite) if source.standardise else suite
+        # A node has the same features in whichever place of a neighbourhood it stands.
+        alike = isinstance(source, GraphSource) and source.neighbours is not None
+        return standardise_inputs(suite, alike) if source.standardise else suite
     except UserError as error:
         raise UserError(f"{_origin(source)}: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +19,8 @@ from affinity_service.tasks.label_bits import LabelBits
 Kind = Literal["binary", "multiclass", "regression"]
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
-STANDARDISED_TOGETHER = 4096
+# Examples at a time, and numbers of theirs.
+STANDARDISED_TOGETHER, STANDARDISED_NUMBERS = 4096, 1 << 23
 
 
 @dataclass(frozen=True)
@@ -173,20 +175,27 @@ def seeded_split(examples: int, validation: float, test: float, seed: int) -> ND
     return split
 
 
-def standardise_inputs(suite: Suite) -> Suite:
-    """Inputs to mean 0 and variance 1 over the training examples; a constant column becomes 0."""
+def standardise_inputs(suite: Suite, places_alike: bool = False) -> Suite:
+    """Inputs to mean 0 and variance 1 over the training examples; a constant column becomes 0.
+
+    places_alike : one mean and variance per entry of the last axis, over all places of the axes before it, which hold
+    things of one kind.
+    """
     training = np.flatnonzero(suite.split == TRAIN)
     # In pieces: doubles of all inputs would be the largest thing in memory.
-    pieces = np.array_split(training, max(1, len(training) // STANDARDISED_TOGETHER))
-    mean = sum(suite.inputs[own].sum(axis=0, dtype=np.float64) for own in pieces) / len(training)
-    square = sum(np.square(suite.inputs[own] - mean).sum(axis=0) for own in pieces) / len(training)
+    together = max(1, min(STANDARDISED_TOGETHER, STANDARDISED_NUMBERS // max(1, suite.inputs[0].size)))
+    pieces = np.array_split(training, max(1, len(training) // together))
+    axes = tuple(range(suite.inputs.ndim - 1)) if places_alike else (0,)
+    count = len(training) * math.prod(suite.inputs.shape[axis] for axis in axes[1:])
+    mean = sum(suite.inputs[own].sum(axis=axes, dtype=np.float64) for own in pieces) / count
+    square = sum(np.square(suite.inputs[own] - mean).sum(axis=axes) for own in pieces) / count
     deviation = np.sqrt(square)
     # A column constant up to rounding carries no information and must not be blown up to unit variance.
     constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-30)
     deviation[constant] = np.inf
     inputs = np.empty(suite.inputs.shape, np.float32)
-    for start in range(0, len(inputs), STANDARDISED_TOGETHER):
-        part = slice(start, start + STANDARDISED_TOGETHER)
+    for start in range(0, len(inputs), together):
+        part = slice(start, start + together)
         inputs[part] = (suite.inputs[part] - mean) / deviation
     return replace(suite, inputs=inputs)
 

@@ -1,0 +1,61 @@
+"""The `model` section: what is trained, and which examples it can read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from affinity_service.config_base import StageConfig
+from affinity_service.errors import UserError
+
+
+class MLPConfig(StageConfig):
+    kind: Literal["mlp"] = "mlp"
+    hidden: list[Annotated[int, Field(ge=1)]] = Field([64, 64], min_length=1)
+    activation: Literal["relu", "tanh", "gelu"] = "relu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class SIGNConfig(StageConfig):
+    """A layer per hop of a graph's features, then shared layers (arXiv 2004.11198)."""
+
+    kind: Literal["sign"] = "sign"
+    hop_width: int = Field(32, ge=1, description="outputs of each hop's own layer")
+    hidden: list[Annotated[int, Field(ge=1)]] = Field([64], min_length=1)
+    activation: Literal["relu", "tanh", "gelu"] = "relu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class SAGEConfig(StageConfig):
+    """A node's features with those of its sampled neighbours, put together step by step (arXiv 1706.02216)."""
+
+    kind: Literal["sage"] = "sage"
+    hidden: list[Annotated[int, Field(ge=1)]] = Field(
+        [64, 64], min_length=1, description="outputs of each step's layer: as many as data.neighbours has fanouts"
+    )
+    aggregator: Literal["mean", "max"] = Field("mean", description="what stands for a node's neighbours")
+    activation: Literal["relu", "tanh", "gelu"] = "relu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+ModelConfig = MLPConfig | SIGNConfig | SAGEConfig
+
+
+def check_inputs(model: ModelConfig, input_shape: Sequence[int]) -> None:
+    """Raise ``UserError`` where the model cannot read examples of this shape."""
+    if isinstance(model, SIGNConfig) and len(input_shape) != 2:
+        raise UserError(
+            f"model.kind sign reads examples of shape (hops, features), but this suite's have {tuple(input_shape)}: "
+            "use it with a graph, or model.kind mlp"
+        )
+    if isinstance(model, SAGEConfig) and (
+        len(input_shape) != len(model.hidden) + 1 or any(size < 2 for size in input_shape[:-1])
+    ):
+        steps = len(model.hidden)
+        raise UserError(
+            f"model.kind sage with {steps} hidden widths reads examples of {steps} steps of neighbours, "
+            f"({', '.join(f'1 + fanout {step + 1}' for step in range(steps))}, features), but this suite's have shape "
+            f"{tuple(input_shape)}: use it with a graph and as many data.neighbours.fanouts, or model.kind mlp"
+        )
