@@ -91,7 +91,9 @@ def _last_planned(until: str, stages: Sequence[Stage]) -> str:
 def _check_fit_for(config: Config, suite: Suite) -> None:
     """What the schema cannot know without the data, before hours of work end in it."""
     from affinity_service.grouping.constraints import check_possible, constraints_of
+    from affinity_service.models.build import check_input_shape
 
+    check_input_shape(config.model, suite.inputs.shape[1:])
     k, tasks = config.groups.k, len(suite.tasks)
     if k != "auto" and k > tasks:
         raise UserError(f"groups.k is {k}, but the suite has {tasks} tasks; expected 1 … {tasks} or auto")

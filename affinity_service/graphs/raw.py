@@ -75,7 +75,7 @@ def chosen_tasks(graph: RawGraph, names: Sequence[str] | None, largest: int | No
             raise UserError(f"{graph.origin}: data.tasks names `{repeated[0]}` more than once")
         unknown = [name for name in names if name not in graph.members]
         if unknown:
-            near = difflib.get_close_matches(unknown[0], found, n=1)
+            near = difflib.get_close_matches(unknown[0], found, n=1, cutoff=0)
             hint = f"; did you mean `{near[0]}`?" if near else ""
             raise UserError(f"{graph.origin}: no task `{unknown[0]}` among the {len(found)} there are{hint}")
         found = list(names)

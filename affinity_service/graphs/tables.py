@@ -119,7 +119,7 @@ def _ids(path: str, table: str, content: pa.Table, name: str) -> NDArray[Any]:
 
 
 def _numbered(path: str, table: str, wanted: NDArray[Any], ids: pd.Index) -> NDArray[np.int64]:
-    place = ids.get_indexer(wanted)
+    place = ids.get_indexer(pd.Index(wanted))
     if (place < 0).any():
         row = int(np.flatnonzero(place < 0)[0])
         raise UserError(

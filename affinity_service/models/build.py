@@ -10,7 +10,7 @@ from torch import nn
 
 from affinity_service.config import MLPConfig, ModelConfig, SIGNConfig
 from affinity_service.models.mlp import build_mlp
-from affinity_service.models.sign import build_sign
+from affinity_service.models.sign import build_sign, check_hops
 from affinity_service.tasks.suite import Task
 
 BUILDERS: dict[type, Callable[[Sequence[int], Sequence[Task], Any], nn.Module]] = {
@@ -25,3 +25,9 @@ def build_model(config: ModelConfig, input_shape: Sequence[int], tasks: Sequence
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return BUILDERS[type(config)](input_shape, tasks, config)
+
+
+def check_input_shape(config: ModelConfig, input_shape: Sequence[int]) -> None:
+    """Raise ``UserError`` where the model cannot read inputs of this shape, before anything is planned for it."""
+    if isinstance(config, SIGNConfig):
+        check_hops(input_shape)

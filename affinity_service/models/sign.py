@@ -41,10 +41,15 @@ def build_sign(input_shape: Sequence[int], tasks: Sequence[Task], config: SIGNCo
     UserError
         Inputs of another shape.
     """
+    check_hops(input_shape)
+    hops, features = input_shape
+    return SIGN(hops, features, tasks, config)
+
+
+def check_hops(input_shape: Sequence[int]) -> None:
+    """Raise ``UserError`` unless examples are (hops, features)."""
     if len(input_shape) != 2:
         raise UserError(
             f"model.kind sign reads examples of shape (hops, features), but this suite's have {tuple(input_shape)}: "
             "use it with a graph, or model.kind mlp"
         )
-    hops, features = input_shape
-    return SIGN(hops, features, tasks, config)
