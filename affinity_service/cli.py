@@ -87,14 +87,15 @@ def plan(
 ) -> None:
     """Say what a run on this machine will take, or refuse what cannot fit; nothing is started or written."""
     from affinity_service.artifacts import StudyFolder
+    from affinity_service.config_models import check_inputs
     from affinity_service.planning import feasible_plan
     from affinity_service.planning.view import assumptions, plan_table
     from affinity_service.tasks.source import planned_suite
 
     settings = _load(config)
-    expected = feasible_plan(
-        settings, planned_suite(settings.data), StudyFolder.at(study or Path("studies", settings.name))
-    )
+    suite = planned_suite(settings.data)
+    check_inputs(settings.model, suite.inputs.shape[1:])
+    expected = feasible_plan(settings, suite, StudyFolder.at(study or Path("studies", settings.name)))
     if as_json:
         print_json(expected.to_dict())
     else:

@@ -1,4 +1,4 @@
-"""`affinity import`: foreign formats into the suite's Parquet form."""
+"""`affinity import`: foreign formats into the native Parquet form of suites and graphs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import typer
 from affinity_service.cli_output import VERBATIM, out
 
 importing = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Foreign formats into the suite's Parquet form."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Foreign formats into the native Parquet form of suites and graphs.",
 )
 
 ForeignPath = Annotated[str, typer.Argument(help="The file to read; .gz too.")]
+MatPath = Annotated[str, typer.Argument(metavar="FILE", help="The file to read.")]
 NativePath = Annotated[str, typer.Argument(metavar="OUT", help="The Parquet file to write.")]
 TaskNames = Annotated[str | None, typer.Option(help="Columns that are tasks, separated by commas.")]
 TaskKinds = Annotated[
@@ -21,7 +24,11 @@ TaskKinds = Annotated[
 FeatureNames = Annotated[str | None, typer.Option(help="Feature columns; all other columns by default.")]
 LeaveOut = Annotated[str | None, typer.Option(help="Columns that are neither features nor tasks.")]
 SplitColumn = Annotated[str | None, typer.Option(help="A column of train, validation, test to keep.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
+GraphFolder = Annotated[str, typer.Argument(metavar="OUT", help="The folder of Parquet tables to write.")]
+Largest = Annotated[int | None, typer.Option(help="Only so many of the largest tasks.", min=1)]
+Induced = Annotated[bool, typer.Option("--induced", help="Only the tasks' nodes, and the edges between them.")]
+Directed = Annotated[bool, typer.Option("--directed", help="An edge back is another edge.")]
 
 
 @importing.command("arff")
@@ -63,4 +70,66 @@ def import_csv(
     options = bodies.column_options(tasks, kind, features, leave_out, split_column)
     delimiter = delimiter.replace("\\t", "\t")
     done = bodies.import_csv(path, native, overwrite, delimiter=delimiter, missing=missing, **options)
+    out.print(str(done), **VERBATIM)
+
+
+@importing.command("snap")
+def import_snap(
+    edges: Annotated[str, typer.Argument(help="Two node ids per line; .gz too.")],
+    communities: Annotated[str, typer.Argument(help="A line of node ids each, or JSON labels by node; .gz too.")],
+    native: GraphFolder,
+    largest: Largest = None,
+    induced: Induced = False,
+    directed: Directed = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """A graph of the SNAP collection: an edge list and its communities."""
+    from affinity_service.graphs import importing as bodies
+    from affinity_service.graphs.snap import read_snap
+
+    done = bodies.import_graph(lambda: read_snap(edges, communities), native, overwrite, largest, induced, directed)
+    out.print(str(done), **VERBATIM)
+
+
+@importing.command("mat")
+def import_mat(
+    path: MatPath,
+    native: GraphFolder,
+    network: Annotated[str, typer.Option(help="Variable of the adjacency matrix.")] = "network",
+    labels: Annotated[str, typer.Option(help="Variable of the matrix of labels by node.")] = "group",
+    largest: Largest = None,
+    induced: Induced = False,
+    directed: Directed = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """A graph in a MATLAB file of version 4 to 7.2."""
+    from affinity_service.graphs import importing as bodies
+    from affinity_service.graphs.matlab import read_matlab
+
+    done = bodies.import_graph(
+        lambda: read_matlab(path, network, labels), native, overwrite, largest, induced, directed
+    )
+    out.print(str(done), **VERBATIM)
+
+
+@importing.command("pyg")
+def import_pyg(
+    path: Annotated[
+        str, typer.Argument(metavar="FILE.pt", help="A PyTorch Geometric Data object, as torch.save has it.")
+    ],
+    native: GraphFolder,
+    names: Annotated[str | None, typer.Option(help="Of the classes or columns of y, separated by commas.")] = None,
+    largest: Largest = None,
+    induced: Induced = False,
+    directed: Directed = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """A PyTorch Geometric graph: edges, labels, features and masks."""
+    from affinity_service.graphs import importing as bodies
+    from affinity_service.graphs.pyg import read_pyg
+    from affinity_service.tasks.importing import split_names
+
+    done = bodies.import_graph(
+        lambda: read_pyg(path, split_names(names)), native, overwrite, largest, induced, directed
+    )
     out.print(str(done), **VERBATIM)

@@ -97,7 +97,8 @@ class GraphTablesSource(GraphSource):
     """A folder of `nodes`, `edges` and `labels` Parquet tables, as `affinity import` writes it."""
 
     source: Literal["graph"] = "graph"
-    path: str = Field(min_length=1)
+    # What the files hold is a need of the stage by itself: where they lie decides nothing.
+    path: str = Execution(..., min_length=1)
 
 
 class SnapSource(GraphSource):
@@ -105,8 +106,8 @@ class SnapSource(GraphSource):
     node), as the SNAP collection has them; .gz too."""
 
     source: Literal["snap"] = "snap"
-    edges: str = Field(min_length=1)
-    communities: str = Field(min_length=1)
+    edges: str = Execution(..., min_length=1)
+    communities: str = Execution(..., min_length=1)
 
 
 class GeneratedGraphSource(GraphSource):
@@ -127,9 +128,24 @@ class GeneratedGraphSource(GraphSource):
     largest: int | None = Field(500, ge=1)
     most_positives: int | None = Field(400, ge=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _largest_of_those_there_are(cls, value: Any) -> Any:
+        """The default number of the largest does not stand in the way of names, or of fewer communities."""
+        if isinstance(value, Mapping) and "largest" not in value:
+            communities = value.get("communities")
+            few = isinstance(communities, int) and communities < cls.model_fields["largest"].default
+            if value.get("tasks") is not None or few:
+                return {**value, "largest": None}
+        return value
+
     @model_validator(mode="after")
     def _sizes_fit(self) -> GeneratedGraphSource:
         low, high = self.community_sizes
+        if self.features.kind == "given":
+            raise ValueError("features.kind is given, but generated nodes have none: use structural")
+        if self.largest is not None and self.largest > self.communities:
+            raise ValueError(f"largest {self.largest} is more than the {self.communities} communities")
         if not 2 <= low <= high <= self.nodes:
             raise ValueError(
                 f"community_sizes {low, high} must satisfy 2 <= smallest <= largest <= nodes ({self.nodes})"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
+from affinity_service.config_graphs import GraphSource
 from affinity_service.engine.context import StageContext
 from affinity_service.errors import UserError
 from affinity_service.graphs.source import source_identity
@@ -35,7 +36,7 @@ def run_study(
     stages = stages_of(config)
     check_stage_name(until, stages)
     suite: Suite | None = None
-    if config.data.prepared:
+    if isinstance(config.data, GraphSource):
         identities = {"source": source_identity(config.data)}
     else:
         suite = load_suite(config.data)
@@ -54,15 +55,17 @@ def run_study(
                 suite = planned_suite(config.data)
                 _check_fit_for(config, suite)
             # A cluster's memory is not this machine's. What is refused must not leave its config behind.
-            if not admitted and not done and address is None and not stage.optional:
+            if suite is not None and not admitted and not done and address is None and not stage.optional:
                 refuse_if_too_large(config, suite, folder, stage.name, _last_planned(until, stages))
             if not described and stage.name != SUITE:
+                assert suite is not None, "the suite stage comes first"
                 _describe(config, folder, suite)
                 described = True
             admitted = True
             if done:
                 reporter.finished(stage.name, 0.0, reused=True)
             else:
+                assert suite is not None, "read or planned above"
                 if stage.on_ray:
                     _connect(stack, address, folder)
                 seconds = _run_stage(stage, wanted, config, folder, suite, reporter)
@@ -70,8 +73,11 @@ def run_study(
             check_lock()
             identities |= identities_of(stage, folder)
             if stage.name == SUITE:
+                # From here on the suite itself, no longer its counts.
                 suite = read_suite(folder)
                 _check_fit_for(config, suite)
+                _describe(config, folder, suite)
+                described = True
             if stage.name == until:
                 break
 
@@ -84,8 +90,10 @@ def _last_planned(until: str, stages: Sequence[Stage]) -> str:
 
 def _check_fit_for(config: Config, suite: Suite) -> None:
     """What the schema cannot know without the data, before hours of work end in it."""
+    from affinity_service.config_models import check_inputs
     from affinity_service.grouping.constraints import check_possible, constraints_of
 
+    check_inputs(config.model, suite.inputs.shape[1:])
     k, tasks = config.groups.k, len(suite.tasks)
     if k != "auto" and k > tasks:
         raise UserError(f"groups.k is {k}, but the suite has {tasks} tasks; expected 1 … {tasks} or auto")

@@ -24,7 +24,7 @@ LEFT_BEHIND = (".git", ".venv", "venv", "__pycache__", ".*_cache", ".hypothesis"
 # Ray keeps packages in the memory of the head and refuses larger ones.
 LARGEST_BYTES = 500 << 20
 # Keys of a source that name files.
-PATHS = ("path", "labels", "nodes", "edges")
+PATHS = ("path", "labels", "edges", "communities")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,14 @@ from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.placement import workers_with_room
 from affinity_service.engine.pool import TASK_RETRIES, map_unordered, result
 from affinity_service.graphs.blocks import gram_name, layer_name, layer_names, layer_reader, read_block, write_block
-from affinity_service.graphs.embedding import HOPS_APART, gram, orthonormalising, random_rows, unit_rows
+from affinity_service.graphs.embedding import (
+    HOPS_APART,
+    gram,
+    in_large_component,
+    orthonormalising,
+    random_rows,
+    unit_rows,
+)
 from affinity_service.graphs.examples import Examples, sample_examples
 from affinity_service.graphs.propagate import next_hop, row_scale
 from affinity_service.graphs.source import read_graph
@@ -31,7 +38,7 @@ from affinity_service.tasks.prepared import CONTENT, read_suite, write_suite
 from affinity_service.tasks.source import checked_suite
 
 FACTS, EXAMPLES = "suite/graph.json", "graph/examples.npz"
-GIVEN, EMBEDDING, HOP, POWER, ROWS = "given", "embedding", "hop", "power", "rows"
+GIVEN, LARGE, HOP, POWER, ROWS = "given", "large", "hop", "power", "rows"
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -46,9 +53,13 @@ def build_graph(source: GraphSource, folder: StudyFolder) -> None:
     for block, own in enumerate(tiles):
         write_tiles(folder, block, own)
     given = graph.features is not None and source.features.kind != "structural"
-    if given:
-        for block in range(facts.blocks):
-            write_block(folder, layer_name(GIVEN, block), torch.from_numpy(graph.features[facts.rows(block)]))
+    # What node features begin from: their own, or where the embedding begins with random numbers.
+    if graph.features is not None and given:
+        start = torch.from_numpy(graph.features)
+    else:
+        start = in_large_component(graph.edges, graph.nodes, source.features.dimension)
+    for block in range(facts.blocks):
+        write_block(folder, layer_name(GIVEN if given else LARGE, block), start[facts.rows(block)])
     folder.write_json(FACTS, {**facts.to_json(), "given": given})
 
 
@@ -79,13 +90,13 @@ class Layer:
                 made = (made.float() @ read_block(folder, before.turn)).to(dtype)
         elif self.kind == POWER:
             rows = random_rows(len(scale), source.features.dimension, source.features.seed, block)
-            made = (rows * scale).to(dtype)
+            made = (rows * scale * read_block(folder, layer_name(LARGE, block))).to(dtype)
         elif self.kind == HOP:
             made = (self._start(block, source, folder) * scale).to(dtype)
         else:
             made = self._examples(block, facts, source, folder, scale)
         if self.turned:
-            write_block(folder, gram_name(self.name, block), gram(made.float() / scale).float())
+            write_block(folder, gram_name(self.name, block), gram(made.float() / scale))
         write_block(folder, layer_name(self.name, block), made)
 
     @property
@@ -104,7 +115,7 @@ class Layer:
     def finish(self, facts: GraphFacts, folder: StudyFolder) -> None:
         """Once all blocks are there."""
         if self.turned and not folder.exists(self.turn):
-            grams = [read_block(folder, gram_name(self.name, block)).double() for block in range(facts.blocks)]
+            grams = [read_block(folder, gram_name(self.name, block)) for block in range(facts.blocks)]
             write_block(folder, self.turn, orthonormalising(torch.stack(grams).sum(dim=0)))
 
     def _start(self, block: int, source: GraphSource, folder: StudyFolder) -> torch.Tensor:
@@ -118,7 +129,9 @@ class Layer:
         self, block: int, facts: GraphFacts, source: GraphSource, folder: StudyFolder, scale: torch.Tensor
     ) -> torch.Tensor:
         """(examples of the block, hops + 1, d) as they are, no longer travelling; of sampled neighbours (…, d)."""
-        rows, nodes = facts.rows(block), _examples(folder).nodes
+        rows = facts.rows(block)
+        with np.load(folder.local_path(EXAMPLES)) as stored:
+            nodes = stored["nodes"]
         own = torch.from_numpy(nodes[(nodes >= rows.start) & (nodes < rows.stop)] - rows.start)
         if source.neighbours is not None:
             return _neighbourhoods(own + rows.start, block, facts, source, folder)
@@ -137,13 +150,11 @@ def _neighbourhoods(
 
 
 @ray.remote
-def assemble(facts: GraphFacts, source: GraphSource, folder: StudyFolder) -> str:
-    """Check and standardise the suite, and store it; returns its content hash."""
+def assemble(facts: GraphFacts, source: GraphSource, folder: StudyFolder) -> None:
+    """Check and standardise the suite, and store it."""
     parts = [read_block(folder, layer_name(Layer(ROWS).name, block)) for block in range(facts.blocks)]
     raw = _examples(folder).suite(torch.cat(parts).numpy())
-    suite = checked_suite(replace(raw, facts=facts.counts()), source)
-    write_suite(folder, suite)
-    return suite.content_hash
+    write_suite(folder, checked_suite(replace(raw, facts=facts.counts()), source))
 
 
 def prepare_suite(context: StageContext) -> StageOutcome:
@@ -158,7 +169,26 @@ def prepare_suite(context: StageContext) -> StageOutcome:
     found = folder.read_json(FACTS)
     given = found.pop("given")
     facts = GraphFacts(**found)
+    if facts.isolated:
+        context.warn(f"{facts.isolated} of {facts.nodes} nodes have no edge: their neighbourhoods are they alone")
     layers = layers_of(source, given)
+    # Once the suite is whole, what it was made from may be half removed.
+    if not folder.exists(CONTENT):
+        _make(context, options, workers, facts, layers)
+        result(assemble.options(**options).remote(facts, source, folder))
+    folder.delete("graph/")
+    suite = read_suite(folder)
+    entries = facts.edges * (1 if facts.directed else 2)
+    hops = sum(1 for layer in layers if layer.kind in (POWER, HOP) and layer.number)
+    return StageOutcome(2.0 * hops * entries * suite.inputs.shape[-1], workers, suite.content_hash)
+
+
+def _make(
+    context: StageContext, options: dict[str, Any], workers: int, facts: GraphFacts, layers: Sequence[Layer]
+) -> None:
+    """All layers, from the first that is not there."""
+    source, folder = context.config.data, context.folder
+    assert isinstance(source, GraphSource)
     # What lies before a finished layer may have been removed.
     first = max((number for number, layer in enumerate(layers) if layer.is_whole(facts, folder)), default=0)
     for number, layer in enumerate(layers[first:], first):
@@ -174,13 +204,6 @@ def prepare_suite(context: StageContext) -> StageOutcome:
         # Of layers done with, only the hops are asked for again.
         if layer.kind == POWER and number:
             folder.delete(f"graph/{layers[number - 1].name}/")
-    if not folder.exists(CONTENT):
-        result(assemble.options(**options).remote(facts, source, folder))
-    folder.delete("graph/")
-    suite = read_suite(folder)
-    entries = facts.edges * (1 if facts.directed else 2)
-    hops = sum(1 for layer in layers if layer.kind in (POWER, HOP) and layer.number)
-    return StageOutcome(2.0 * hops * entries * suite.inputs.shape[-1], workers, suite.content_hash)
 
 
 def layers_of(source: GraphSource, given: bool) -> Sequence[Layer]:

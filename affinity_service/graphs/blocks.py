@@ -12,7 +12,7 @@ from torch import Tensor
 from affinity_service.artifacts import StudyFolder
 
 # Arrow has no bfloat16: its bits are kept as whole numbers.
-STORED = {torch.float32: torch.float32, torch.bfloat16: torch.int16}
+STORED = {torch.float32: torch.float32, torch.float64: torch.float64, torch.bfloat16: torch.int16}
 COLUMN = "features"
 
 
@@ -25,10 +25,10 @@ def gram_name(layer: str, block: int) -> str:
 
 
 def write_block(folder: StudyFolder, name: str, features: Tensor) -> None:
-    """Features (rows, …) of float32 or bfloat16."""
+    """Features (rows, …) of float32, float64 or bfloat16."""
     flat = features.contiguous().view(STORED[features.dtype]).flatten()
-    # A block may be without rows.
-    width = max(1, math.prod(features.shape[1:]))
+    # A block may have no rows: of its nodes none is an example.
+    width = math.prod(features.shape[1:])
     column = pa.FixedSizeListArray.from_arrays(pa.array(flat.numpy()), width)
     batch = pa.record_batch({COLUMN: column})
     batch = batch.replace_schema_metadata({"shape": ",".join(map(str, features.shape[1:]))})

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affinity_service.errors import UserError
+from affinity_service.graphs.edge_list import NUMBER
 from affinity_service.tasks.files import read_bytes, read_text
 
 
@@ -24,18 +25,19 @@ def read_communities(path: str) -> dict[str, NDArray[np.int64]]:
     if path.removesuffix(".gz").endswith(".json"):
         return _from_json(path)
     found = {}
-    lines = read_bytes(path).splitlines()
+    lines = read_bytes(path).removeprefix(b"\xef\xbb\xbf").splitlines()
     kept = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith(b"#")]
     for index, (number, line) in enumerate(kept):
-        try:
-            ids = np.array(line.split(), dtype=np.int64)
-        except (ValueError, OverflowError) as error:
-            bad = next(word for word in line.split() if not word.lstrip(b"-").isdigit() or len(word) > 18)
+        words = line.split()
+        bad = next((word for word in words if not NUMBER.fullmatch(word)), None)
+        if bad is not None:
             raise UserError(
                 f"{path}: line {number}: {bad[:40].decode('utf-8', 'replace')!r} is no node id; a community is a line "
                 "of whole numbers"
-            ) from error
-        found[f"community_{index}"] = np.unique(ids)
+            )
+        found[f"community_{index}"] = np.unique(np.array(words, dtype=np.int64))
+    if not found:
+        raise UserError(f"{path}: no line has a community; expected one per line, as node ids")
     return found
 
 
@@ -50,6 +52,9 @@ def _from_json(path: str) -> dict[str, NDArray[np.int64]]:
                 raise ValueError(f"node {node!r} has {type(labels).__name__}")
             for label in labels:
                 members.setdefault(str(label), []).append(int(node))
-    except ValueError as error:
+        found = {name: np.unique(np.array(members[name], np.int64)) for name in sorted(members)}
+    except (ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: expected a JSON object from node id to the list of its labels: {error}") from error
-    return {name: np.unique(np.array(members[name], np.int64)) for name in sorted(members)}
+    if not members:
+        raise UserError(f"{path}: no node has a label")
+    return found

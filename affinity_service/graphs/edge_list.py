@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from affinity_service.errors import UserError
 from affinity_service.tasks.files import read_bytes
 
-_NUMBER = re.compile(rb"-?\d+")
+NUMBER = re.compile(rb"-?\d{1,18}")
 _SEPARATORS = (b"\t", b",", b";", b" ")
 
 
@@ -25,13 +25,13 @@ def read_edge_list(path: str) -> NDArray[np.int64]:
     UserError
         The file is missing or empty, or a line is not two whole numbers: file and line are named.
     """
-    content = read_bytes(path)
+    content = read_bytes(path).removeprefix(b"\xef\xbb\xbf")
     skipped, first = _first_line(content)
     if first is None:
         raise UserError(f"{path}: the graph is empty: no line has an edge")
     separator = next((each for each in _SEPARATORS if each in first.strip()), b"\t")
     fields = [each.strip() for each in first.strip().split(separator)]
-    if not any(_NUMBER.fullmatch(each) for each in fields):
+    if not any(NUMBER.fullmatch(each) for each in fields):
         skipped += 1  # a header
     try:
         table = pa.csv.read_csv(
@@ -64,11 +64,12 @@ def _first_line(content: bytes) -> tuple[int, bytes | None]:
 def _broken(path: str, content: bytes, separator: bytes, skipped: int) -> UserError | None:
     """The first line that is no edge: slow, but only where one is known to be there."""
     for number, line in enumerate(io.BytesIO(content), 1):
-        fields = [each.strip() for each in line.strip().split(separator)]
-        if number <= skipped or not line.strip() or (len(fields) == 2 and all(map(_NUMBER.fullmatch, fields))):
+        # Only what ends a line may be missing: Arrow reads spaces alone as a column.
+        fields = [each.strip() for each in line.rstrip(b"\r\n").split(separator)]
+        if number <= skipped or not line.rstrip(b"\r\n") or (len(fields) == 2 and all(map(NUMBER.fullmatch, fields))):
             continue
         shown = line.rstrip(b"\r\n")[:60].decode("utf-8", "replace")
-        found = f"{len(fields)} columns" if len(fields) != 2 else "no two whole numbers"
+        found = f"{len(fields)} column{'s' * (len(fields) > 1)}" if len(fields) != 2 else "no two whole numbers"
         return UserError(
             f"{path}: line {number}: {shown!r} has {found}; an edge is two node ids; leave other columns out"
         )

@@ -7,6 +7,8 @@ random, and some any two nodes. Communities of one theme share members and neigh
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,9 @@ DENSIFICATION = 1.2
 GENERATED = "generated graph"
 # More pairs are drawn than wanted, as some are self-loops or repeat.
 SURPLUS = 1.15
+# Times that places are drawn by their weights before any of those that are left will do.
+DRAWS = 20
+NOTHING = np.empty(0, np.int64)
 
 
 def generate_memberships(source: GeneratedGraphSource) -> dict[str, NDArray[np.int64]]:
@@ -36,10 +41,8 @@ def generate_memberships(source: GeneratedGraphSource) -> dict[str, NDArray[np.i
     for index, (size, theme) in enumerate(zip(sizes, chosen, strict=True)):
         own = order[bounds[theme] : bounds[theme + 1]]
         loyal = min(round(size * source.loyalty), len(own) // 2)
-        within = own[_draw(rng, np.cumsum(propensity[own]), loyal)]
-        # Drawn again where both draws met, up to the few that stay short.
-        strangers = _draw(rng, everywhere, size - len(within))
-        found[f"community_{index}"] = _distinct(np.concatenate([within, strangers]))
+        within = np.sort(own[_draw(rng, np.cumsum(propensity[own]), loyal)])
+        found[f"community_{index}"] = _draw(rng, everywhere, size, within)
     return found
 
 
@@ -59,10 +62,16 @@ def generate_graph(source: GeneratedGraphSource) -> RawGraph:
     ]
     keys = _distinct(np.concatenate(drawn))
     del drawn
-    while len(keys) < source.edges:
+    for drawn_before in itertools.count():
         missing = source.edges - len(keys)
-        ends = rng.permutation(_weighted(rng, propensity, 2 * (int(SURPLUS * missing) + 16)))
-        keys = _distinct(np.concatenate([keys, _keys(ends.reshape(-1, 2), source.nodes)]))
+        if missing <= 0:
+            break
+        # Where the graph is dense the pairs of large propensities are soon all taken: then any two nodes.
+        more = int(SURPLUS * missing) + 16
+        ends = rng.integers(source.nodes, size=2 * more)
+        if drawn_before < DRAWS:
+            ends = rng.permutation(_weighted(rng, propensity, 2 * more))
+        keys = _distinct(np.concatenate([keys, _keys(ends.reshape(more, 2), source.nodes)]))
     if len(keys) > source.edges:
         keys = np.delete(keys, rng.choice(len(keys), len(keys) - source.edges, replace=False))
     edges = np.stack(np.divmod(keys, source.nodes), axis=1)
@@ -83,15 +92,18 @@ def _power_law(rng: np.random.Generator, count: int, low: int, high: int, expone
     return np.sort(np.clip(np.round(sizes), low, high).astype(np.int64))[::-1]
 
 
-def _draw(rng: np.random.Generator, cumulative: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """About `count` distinct places (fewer where draws coincide and few are left), with chance by their weights."""
-    found = np.empty(0, np.int64)
-    for _ in range(20):
+def _draw(
+    rng: np.random.Generator, cumulative: NDArray[np.float64], count: int, found: NDArray[np.int64] = NOTHING
+) -> NDArray[np.int64]:
+    """`count` distinct places, ascending, with chance by their weights; those found before are among them."""
+    for _ in range(DRAWS):
         missing = count - len(found)
         if missing <= 0:
-            break
+            return found
         found = _distinct(np.concatenate([found, _weighted(rng, cumulative, missing)]))
-    return found
+    # What is left are places of little weight.
+    rest = np.setdiff1d(np.arange(len(cumulative)), found, assume_unique=True)
+    return np.sort(np.concatenate([found, rng.choice(rest, count - len(found), replace=False)]))
 
 
 def _weighted(rng: np.random.Generator, cumulative: NDArray[np.float64], count: int) -> NDArray[np.int64]:
@@ -110,4 +122,6 @@ def _keys(pairs: NDArray[np.int64], nodes: int) -> NDArray[np.int64]:
 def _distinct(keys: NDArray[np.int64]) -> NDArray[np.int64]:
     """Sorted, without repetitions; in place of ``np.unique``, which hashes and takes many times as long."""
     keys.sort()
-    return keys[np.concatenate([np.ones(len(keys[:1]), bool), keys[1:] != keys[:-1]])]
+    fresh = np.ones(len(keys), bool)
+    np.not_equal(keys[1:], keys[:-1], out=fresh[1:])
+    return keys[fresh]

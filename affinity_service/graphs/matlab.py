@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.io
 import scipy.sparse as sp
@@ -22,16 +24,14 @@ def read_matlab(path: str, network: str = "network", labels: str = "group") -> R
     check_path(path)
     try:
         content = scipy.io.loadmat(path)
-    except (ValueError, OSError, NotImplementedError, TypeError) as error:
+    # Of damaged files scipy raises whatever its reader stumbles over.
+    except Exception as error:
         raise UserError(f"{path}: not a MATLAB file of version 4 to 7.2: {reason(error)}") from error
     names = [name for name in content if not name.startswith("__")]
     for name in (network, labels):
         if name not in content:
             raise UserError(f"{path}: no variable `{name}`; found {', '.join(names) or 'none'}")
-    try:
-        adjacency, groups = (sp.coo_matrix(content[name]) for name in (network, labels))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: `{network}` and `{labels}` must be matrices: {error}") from error
+    adjacency, groups = (_matrix(path, name, content[name]) for name in (network, labels))
     if adjacency.shape[0] != adjacency.shape[1] or groups.shape[0] != adjacency.shape[0]:
         raise UserError(
             f"{path}: `{network}` is {adjacency.shape} and `{labels}` {groups.shape}; expected (n, n) and (n, labels)"
@@ -40,3 +40,9 @@ def read_matlab(path: str, network: str = "network", labels: str = "group") -> R
     row, column = groups.row[groups.data > 0], groups.col[groups.data > 0]
     members = {f"label_{k + 1}": np.unique(row[column == k]).astype(np.int64) for k in range(groups.shape[1])}
     return RawGraph(path, np.arange(adjacency.shape[0]), edges, members)
+
+
+def _matrix(path: str, name: str, value: Any) -> sp.coo_matrix:
+    if getattr(value, "ndim", 0) != 2 or value.dtype.kind not in "biuf":
+        raise UserError(f"{path}: `{name}` must be a matrix of numbers, found {getattr(value, 'dtype', type(value))}")
+    return sp.coo_matrix(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -46,7 +47,7 @@ def check_graph(graph: RawGraph) -> None:
     """Raise ``UserError`` for a graph without nodes, edges or memberships, and for nodes that do not exist."""
     if graph.nodes == 0 or len(graph.edges) == 0:
         raise UserError(f"{graph.origin}: the graph is empty: {graph.nodes} nodes, {len(graph.edges)} edges")
-    if not graph.members:
+    if not any(map(len, graph.members.values())):
         raise UserError(f"{graph.origin}: no node belongs to any task; expected at least one community or label")
     low, high = int(graph.edges.min()), int(graph.edges.max())
     if low < 0 or high >= graph.nodes:
@@ -69,9 +70,12 @@ def chosen_tasks(graph: RawGraph, names: Sequence[str] | None, largest: int | No
     """
     found = list(graph.members)
     if names is not None:
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        if repeated:
+            raise UserError(f"{graph.origin}: data.tasks names `{repeated[0]}` more than once")
         unknown = [name for name in names if name not in graph.members]
         if unknown:
-            near = difflib.get_close_matches(unknown[0], found, n=1)
+            near = difflib.get_close_matches(unknown[0], found, n=1, cutoff=0)
             hint = f"; did you mean `{near[0]}`?" if near else ""
             raise UserError(f"{graph.origin}: no task `{unknown[0]}` among the {len(found)} there are{hint}")
         found = list(names)
@@ -86,7 +90,7 @@ def chosen_tasks(graph: RawGraph, names: Sequence[str] | None, largest: int | No
     )
 
 
-def induced(graph: RawGraph) -> RawGraph:
+def induced_graph(graph: RawGraph) -> RawGraph:
     """Only the nodes that belong to a task (or are known not to), and the edges between them."""
     kept = np.unique(np.concatenate([*graph.members.values(), *graph.others.values()]))
     place = np.full(graph.nodes, -1, np.int64)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 
 import numpy as np
 
 from affinity_service.config_graphs import GeneratedGraphSource, GraphSource, GraphTablesSource, SnapSource
 from affinity_service.errors import UserError
 from affinity_service.graphs.generate import GENERATED, generate_graph, generate_memberships
-from affinity_service.graphs.raw import RawGraph, check_graph, chosen_tasks, induced
+from affinity_service.graphs.raw import RawGraph, check_graph, chosen_tasks, induced_graph
 from affinity_service.graphs.snap import read_snap
-from affinity_service.graphs.tables import TABLES, read_graph_tables
-from affinity_service.tasks.files import check_path
+from affinity_service.graphs.tables import TABLES, check_folder, read_graph_tables
+from affinity_service.tasks.files import check_path, reason
+
+MOST_BLOCKS = 1000
 
 
 def read_graph(source: GraphSource) -> RawGraph:
@@ -36,9 +37,10 @@ def read_graph(source: GraphSource) -> RawGraph:
         raise UserError(f"{graph.origin}: data.features.kind is given, but the nodes have none: use structural")
     graph = chosen_tasks(graph, source.tasks, source.largest)
     if source.subgraph == "induced":
-        graph = induced(graph)
+        graph = induced_graph(graph)
         if len(graph.edges) == 0:
             raise UserError(f"{graph.origin}: the chosen tasks' {graph.nodes} nodes have no edge between them")
+    _check_blocks(graph, source)
     return graph
 
 
@@ -51,7 +53,20 @@ def planned_graph(source: GraphSource) -> tuple[RawGraph, int]:
     nodes = np.arange(source.nodes)
     graph = RawGraph(GENERATED, nodes, np.empty((0, 2), np.int64), members)
     graph = chosen_tasks(graph, source.tasks, source.largest)
-    return (induced(graph) if source.subgraph == "induced" else graph), source.edges
+    if source.subgraph == "induced":
+        graph = induced_graph(graph)
+    _check_blocks(graph, source)
+    return graph, source.edges
+
+
+def _check_blocks(graph: RawGraph, source: GraphSource) -> None:
+    """Every pair of blocks has a tile: too many say more of themselves than of the graph."""
+    blocks = -(-graph.nodes // source.block_rows)
+    if blocks > MOST_BLOCKS:
+        raise UserError(
+            f"{graph.origin}: data.block_rows {source.block_rows} makes {blocks} blocks of {graph.nodes} nodes; "
+            f"expected {MOST_BLOCKS} at most: use {-(-graph.nodes // MOST_BLOCKS)} or more"
+        )
 
 
 def files_of(source: GraphSource) -> list[str]:
@@ -64,9 +79,14 @@ def files_of(source: GraphSource) -> list[str]:
 
 def source_identity(source: GraphSource) -> str:
     """Stands for what the source's files hold; where they lie decides nothing."""
+    if isinstance(source, GraphTablesSource):
+        check_folder(source.path)
     digest = hashlib.sha256()
     for path in files_of(source):
         check_path(path)
-        with open(path, "rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:32] if files_of(source) else hashlib.sha256(json.dumps([]).encode()).hexdigest()[:32]
+        try:
+            with open(path, "rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {reason(error)}") from error
+    return digest.hexdigest()[:32]

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from affinity_service.artifacts import StudyFolder
 from affinity_service.errors import UserError
-from affinity_service.graphs.raw import Nodes, RawGraph
+from affinity_service.graphs.raw import Nodes, RawGraph, check_graph
+from affinity_service.tasks.columns import is_text
 from affinity_service.tasks.files import check_path, reason
 from affinity_service.tasks.suite import SPLITS
 
@@ -32,19 +34,27 @@ def read_graph_tables(path: str) -> RawGraph:
     UserError
         A table or column is missing or broken, an id is missing, repeated or unknown.
     """
+    check_folder(path)
     nodes, edges, labels = (_read(path, name) for name in TABLES)
-    ids = pd.Index(_column(path, "nodes", nodes, "node").to_numpy(zero_copy_only=False))
+    ids = pd.Index(_ids(path, "nodes", nodes, "node"))
     if ids.has_duplicates:
-        raise UserError(f"{path}/nodes.parquet: node {ids[ids.duplicated()][0]!r} occurs more than once")
+        raise UserError(f"{path}/nodes.parquet: node {_shown(ids[ids.duplicated()][0])} occurs more than once")
     pairs = np.stack(
-        [_numbered(path, "edges", _column(path, "edges", edges, name), ids) for name in ("source", "target")], axis=1
+        [_numbered(path, "edges", _ids(path, "edges", edges, name), ids) for name in ("source", "target")], axis=1
     )
     members, others = _memberships(path, labels, ids)
     return RawGraph(path, ids.to_numpy(), pairs, members, others, _features(path, nodes), _split(path, nodes))
 
 
 def write_graph_tables(graph: RawGraph, out: str) -> None:
-    """The other way, into a folder, local or on any storage that pyarrow opens."""
+    """The other way, into a folder, local or on any storage that pyarrow opens. A task without a node is not kept.
+
+    Raises
+    ------
+    UserError
+        The graph has no nodes, edges or memberships, or names nodes that do not exist.
+    """
+    check_graph(graph)
     columns: dict[str, Any] = {"node": pa.array(graph.ids)}
     if graph.features is not None:
         width = graph.features.shape[1]
@@ -52,13 +62,13 @@ def write_graph_tables(graph: RawGraph, out: str) -> None:
     if graph.split is not None:
         columns["split"] = pa.array(np.array(SPLITS)[graph.split])
     names, parts = list(graph.members), [(graph.members, 1), (graph.others, 0)]
-    listed = [(name, nodes[name], label) for nodes, label in parts for name in names if name in nodes]
+    listed = [(task, nodes[name], label) for nodes, label in parts for task, name in enumerate(names) if name in nodes]
+    counts = [len(nodes) for _, nodes, _ in listed]
+    codes = np.repeat([task for task, *_ in listed], counts).astype(np.int32)
     labels = {
         "node": pa.array(graph.ids[np.concatenate([nodes for _, nodes, _ in listed])]),
-        "task": pa.array(np.repeat([name for name, *_ in listed], [len(nodes) for _, nodes, _ in listed])),
-        "label": pa.array(
-            np.repeat([label for *_, label in listed], [len(nodes) for _, nodes, _ in listed]), pa.int8()
-        ),
+        "task": pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(names, pa.string())),
+        "label": pa.array(np.repeat([label for *_, label in listed], counts), pa.int8()),
     }
     edges = {name: pa.array(graph.ids[graph.edges[:, side]]) for side, name in enumerate(("source", "target"))}
     folder = StudyFolder.at(out)
@@ -67,73 +77,123 @@ def write_graph_tables(graph: RawGraph, out: str) -> None:
             pq.write_table(pa.table(content), stream, write_page_checksum=True)
 
 
-def _read(path: str, name: str) -> pa.Table:
-    file = f"{path}/{name}.parquet"
+def check_folder(path: str) -> None:
+    """Raise ``UserError`` unless there is a folder at the path."""
     check_path(path)
     if not Path(path).is_dir():
-        raise UserError(f"{path}: expected a folder of nodes.parquet, edges.parquet and labels.parquet")
+        raise UserError(f"{path}: is a file, expected a folder of {', '.join(f'{name}.parquet' for name in TABLES)}")
+
+
+def _read(path: str, name: str) -> pa.Table:
+    file = f"{path}/{name}.parquet"
     check_path(file)
     try:
-        return pq.read_table(file, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: cannot be read: {reason(error)}") from error
+        table = pq.read_table(file, page_checksum_verification=True)
+        table.validate(full=True)
+        table.column_names  # noqa: B018 - damaged names are found when they are decoded
+        return table
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not a readable Parquet table (truncated or damaged?): {reason(error)}") from error
 
 
 def _column(path: str, table: str, content: pa.Table, name: str) -> pa.ChunkedArray:
     if name not in content.column_names:
-        raise UserError(f"{path}/{table}.parquet: no column `{name}`; found {', '.join(content.column_names)}")
+        raise UserError(
+            f"{path}/{table}.parquet: no column `{name}`; found {', '.join(content.column_names) or 'none'}"
+        )
+    if content.column_names.count(name) > 1:
+        raise UserError(f"{path}/{table}.parquet: column `{name}` occurs more than once")
     column = content[name]
     if column.null_count:
         raise UserError(f"{path}/{table}.parquet: column `{name}` lacks {column.null_count} of {len(column)} values")
     return column
 
 
-def _numbered(path: str, table: str, column: pa.ChunkedArray, ids: pd.Index) -> NDArray[np.int64]:
-    wanted = column.to_numpy()
-    place = ids.get_indexer(wanted)
+def _ids(path: str, table: str, content: pa.Table, name: str) -> NDArray[Any]:
+    """A column of node ids, numbers or text."""
+    column = _column(path, table, content, name)
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_integer(kind) or is_text(kind)):
+        raise UserError(f"{path}/{table}.parquet: column `{name}` is {kind}, expected whole numbers or text")
+    return column.cast(kind).to_numpy(zero_copy_only=False)
+
+
+def _numbered(path: str, table: str, wanted: NDArray[Any], ids: pd.Index) -> NDArray[np.int64]:
+    place = ids.get_indexer(pd.Index(wanted))
     if (place < 0).any():
         row = int(np.flatnonzero(place < 0)[0])
         raise UserError(
-            f"{path}/{table}.parquet: row {row} names node {wanted[row]!r}, which nodes.parquet does not have "
+            f"{path}/{table}.parquet: row {row} names node {_shown(wanted[row])}, which nodes.parquet does not have "
             f"({int((place < 0).sum())} such rows)"
         )
     return place.astype(np.int64)
 
 
 def _memberships(path: str, labels: pa.Table, ids: pd.Index) -> tuple[dict[str, Nodes], dict[str, Nodes]]:
-    node = _numbered(path, "labels", _column(path, "labels", labels, "node"), ids)
-    tasks = _column(path, "labels", labels, "task").cast(pa.string()).combine_chunks().dictionary_encode()
+    node = _numbered(path, "labels", _ids(path, "labels", labels, "node"), ids)
+    tasks = _cast(path, "task", _column(path, "labels", labels, "task"), pa.string(), "a name")
+    tasks = tasks.combine_chunks().dictionary_encode()
     value = np.ones(len(node))
     if "label" in labels.column_names:
-        value = _column(path, "labels", labels, "label").cast(pa.float64()).to_numpy()
+        column = _cast(path, "label", _column(path, "labels", labels, "label"), pa.float64(), "1 or 0")
+        value = column.to_numpy(zero_copy_only=False)
         if not np.isin(value, (0, 1)).all():
-            bad = value[~np.isin(value, (0, 1))][0]
-            raise UserError(f"{path}/labels.parquet: column `label` has {bad:g}; expected 1 (belongs) or 0 (does not)")
+            row = int(np.flatnonzero(~np.isin(value, (0, 1)))[0])
+            raise UserError(
+                f"{path}/labels.parquet: row {row}: column `label` has {value[row]:g}; expected 1 (belongs) or 0 (does "
+                "not)"
+            )
     codes = tasks.indices.to_numpy()
-    found: tuple[dict[str, Nodes], dict[str, Nodes]] = {}, {}
+    # Sorted once: looking for each of thousands of tasks in all rows would take longest of all.
+    order = np.argsort(codes, kind="stable")
+    bounds = np.searchsorted(codes[order], np.arange(len(tasks.dictionary) + 1))
+    members: dict[str, Nodes] = {}
+    others: dict[str, Nodes] = {}
     for code, name in enumerate(tasks.dictionary.to_pylist()):
-        for kind, label in zip(found, (1, 0), strict=True):
-            own = np.unique(node[(codes == code) & (value == label)])
-            if len(own) or label == 1:
-                kind[name] = own
-        both = np.intersect1d(found[0][name], found[1].get(name, own[:0]))
+        rows = order[bounds[code] : bounds[code + 1]]
+        members[name], without = (np.unique(node[rows[value[rows] == label]]) for label in (1, 0))
+        if len(without):
+            others[name] = without
+        both = np.intersect1d(members[name], without)
         if len(both):
-            raise UserError(f"{path}/labels.parquet: node {ids[both[0]]!r} has both labels of task `{name}`")
-    return found
+            raise UserError(f"{path}/labels.parquet: node {_shown(ids[both[0]])} has both labels of task `{name}`")
+    return members, others
+
+
+def _cast(path: str, name: str, column: pa.ChunkedArray, kind: pa.DataType, expected: str) -> pa.ChunkedArray:
+    try:
+        return column.cast(kind)
+    except pa.ArrowException as error:
+        raise UserError(
+            f"{path}/labels.parquet: column `{name}` is {column.type}, expected {expected}: {reason(error)}"
+        ) from error
+
+
+def _shown(node: Any) -> str:
+    """A node's id as its table has it."""
+    return repr(node.item() if isinstance(node, np.generic) else node)
 
 
 def _features(path: str, nodes: pa.Table) -> NDArray[np.float32] | None:
     if "features" not in nodes.column_names:
         return None
     column = _column(path, "nodes", nodes, "features").combine_chunks()
-    lengths = np.unique(column.value_lengths().to_numpy()) if not pa.types.is_fixed_size_list(column.type) else [1]
-    if len(lengths) > 1:
-        raise UserError(f"{path}/nodes.parquet: `features` has lists of {lengths[0]} to {lengths[-1]} numbers")
-    values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(column), -1)
+    kind = column.type
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not listed or not (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
+        raise UserError(f"{path}/nodes.parquet: column `features` is {kind}, expected lists of numbers")
+    lengths = np.unique(pc.list_value_length(column).to_numpy())
+    if len(lengths) != 1 or lengths[0] == 0:
+        found = f"lists of {lengths[0]} to {lengths[-1]} numbers" if len(lengths) else "no list"
+        raise UserError(f"{path}/nodes.parquet: column `features` has {found}; expected as many numbers in each")
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is named below
+        values = flat.astype(np.float32).reshape(len(column), -1)
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
         raise UserError(
-            f"{path}/nodes.parquet: row {int(np.flatnonzero(bad)[0])} has a feature that is NaN or infinite"
+            f"{path}/nodes.parquet: row {int(np.flatnonzero(bad)[0])}: column `features` has a number that is "
+            "missing, NaN or infinite (in float32)"
         )
     return values
 
@@ -144,5 +204,7 @@ def _split(path: str, nodes: pa.Table) -> NDArray[np.int8] | None:
     named = _column(path, "nodes", nodes, "split").to_numpy(zero_copy_only=False)
     unknown = set(named) - set(SPLITS)
     if unknown:
-        raise UserError(f"{path}/nodes.parquet: `split` has {min(map(repr, unknown))}; expected {', '.join(SPLITS)}")
+        raise UserError(
+            f"{path}/nodes.parquet: column `split` has {min(map(_shown, unknown))}; expected {', '.join(SPLITS)}"
+        )
     return np.array([SPLITS.index(each) for each in named], np.int8)

@@ -28,9 +28,13 @@ def write_suite(folder: StudyFolder, suite: Suite) -> None:
 def read_suite(folder: StudyFolder) -> Suite:
     """The same suite; its inputs and labels cannot be written to."""
     facts = folder.read_json(CONTENT)
+    inputs, labels = (read_block(folder, name).numpy() for name in (INPUTS, LABELS))
+    for array in (inputs, labels):
+        # Writing to the map of a file would end the process.
+        array.flags.writeable = False
     return Suite(
-        inputs=read_block(folder, INPUTS).numpy(),
-        labels=read_block(folder, LABELS).numpy(),
+        inputs=inputs,
+        labels=labels,
         split=np.array(facts["split"], np.int8),
         tasks=tuple(Task(**entry) for entry in facts["tasks"]),
         left_out=tuple((name, reason) for name, reason in facts["left_out"]),

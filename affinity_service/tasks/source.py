@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -81,6 +81,8 @@ def checked_suite(suite: Suite, source: SourceConfig) -> Suite:
         check_shapes(suite)
         suite = normalised(suite)
         suite = drop_rare_tasks(suite, source.minimum_positives, source.minimum_negatives)
+        if isinstance(source, GraphSource):
+            _check_named(suite, source.tasks or ())
         check_suite(suite)
         suite = standardise_targets(suite)
         # A node has the same features in whichever place of a neighbourhood it stands.
@@ -88,6 +90,16 @@ def checked_suite(suite: Suite, source: SourceConfig) -> Suite:
         return standardise_inputs(suite, alike) if source.standardise else suite
     except UserError as error:
         raise UserError(f"{_origin(source)}: {error}") from error
+
+
+def _check_named(suite: Suite, names: Sequence[str]) -> None:
+    """Raise ``UserError`` for a task that the config names, and that is left out."""
+    for name, why in suite.left_out:
+        if name in names:
+            raise UserError(
+                f"task `{name}`, which data.tasks names, has {why} (minimum_positives, minimum_negatives): lower them, "
+                "or name other tasks"
+            )
 
 
 def _origin(source: SourceConfig) -> str:

@@ -1,4 +1,4 @@
-"""Five hundred broken configs and files through the entry of the command line: never a traceback, always the name.
+"""Six hundred broken configs and files through the entry of the command line: never a traceback, always the name.
 
 Each case takes something valid and breaks it in one seeded way. What is still valid afterwards may pass; what is
 refused leaves with exit code 2 and a message that names the key, column or file that was broken.
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from affinity_service.cli import attempt
+from affinity_service.graphs.tables import write_graph_tables
 from tests.broken.cases import Case, Workspace
 from tests.broken.configs import (
     broken_yaml,
@@ -29,15 +30,25 @@ from tests.broken.configs import (
     wrong_function,
 )
 from tests.broken.files import bad_bytes, bad_cell, bad_column, bad_header, bad_labels, bad_parquet, bad_shape
+from tests.broken.graphs import (
+    bad_graph_settings,
+    bad_graph_tables,
+    bad_snap,
+    cut_archive,
+    load,
+    snap_files,
+    valid_graph,
+)
 
-CASES = 500
-REFUSED_AT_LEAST = 400
+CASES = 600
+REFUSED_AT_LEAST = 480
 
 
 MUTATIONS: tuple[Callable[[random.Random, Workspace], Case], ...] = (
     renamed_key, renamed_key, junk_value, junk_value, deleted_key, section_of_another_type, unknown_key, broken_yaml,
     swapped_paths, wrong_columns, wrong_function, bad_cell, bad_cell, bad_column, bad_header, bad_shape, bad_bytes,
-    bad_bytes, bad_parquet, bad_parquet, bad_labels,
+    bad_bytes, bad_parquet, bad_parquet, bad_labels, bad_snap, bad_snap, cut_archive, bad_graph_tables,
+    bad_graph_tables, bad_graph_settings,
 )  # fmt: skip
 
 
@@ -57,7 +68,20 @@ def test_what_is_broken_below_is_valid_before(tmp_path, monkeypatch, source):
     sys.modules.pop("my_made_suite", None)
 
 
-def test_five_hundred_broken_inputs_are_refused_by_name(tmp_path, monkeypatch):
+def test_graphs_that_are_broken_below_are_valid_before(tmp_path):
+    work = Workspace(tmp_path)
+    edges_file, communities_file, edges, communities = snap_files(work)
+    edges_file.write_text("\n".join(edges))
+    communities_file.write_text("\n".join(communities))
+    write_graph_tables(valid_graph(), str(tmp_path / "g"))
+    for data in (
+        {"source": "snap", "edges": str(edges_file), "communities": str(communities_file)},
+        {"source": "graph", "path": str(tmp_path / "g")},
+    ):
+        assert told(load(work, data).action) == (0, "")
+
+
+def test_six_hundred_broken_inputs_are_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     work, refused, wrong = Workspace(tmp_path), 0, []
     for index in range(CASES):

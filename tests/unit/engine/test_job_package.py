@@ -129,3 +129,11 @@ def test_addresses_with_and_without_port():
 def test_provenance_that_travels_is_json(tmp_path):
     job = package(config_of(YEAST), "/s", None, installed=False, stage=tmp_path / "job")
     assert set(json.loads(job.runtime_env["env_vars"][CARRIED])) == {"version", "commit", "schema_version"}
+
+
+def test_both_files_of_a_snap_graph_are_looked_for_and_counts_are_no_paths(tmp_path):
+    (tmp_path / "e.txt").write_text("")
+    snap = config_of({"source": "snap", "edges": "e.txt", "communities": "c.txt"})
+    with pytest.raises(UserError, match=r"`data\.communities`: c\.txt is not in --working-dir"):
+        check_data_paths(snap, tmp_path)
+    check_data_paths(config_of({"source": "generated_graph", "nodes": 10**6, "edges": 10**6}), None)

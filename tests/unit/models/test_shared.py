@@ -7,8 +7,8 @@ from torch import nn
 
 from affinity_service.config import MLPConfig
 from affinity_service.errors import UserError
+from affinity_service.models import build_model
 from affinity_service.models.heads import TaskHeads
-from affinity_service.models.mlp import build_mlp
 from affinity_service.models.shared import shared_parameters
 from affinity_service.tasks.suite import Task
 
@@ -16,7 +16,7 @@ TASKS = [Task("a", "binary"), Task("b", "binary")]
 
 
 def model() -> nn.Module:
-    return build_mlp((4,), TASKS, MLPConfig(hidden=[3, 2]), 0)
+    return build_model(MLPConfig(hidden=[3, 2]), (4,), TASKS, 0)
 
 
 def test_all_outside_the_heads_that_train():
