@@ -164,7 +164,7 @@ class EstimatorWithAdded:
             own = [subset for subset, found in zip(chosen, more, strict=True) if found == with_more]
             parts[with_more] = iter(_listed(self._with_added(own) if with_more else self._own.estimate(own)))
         losses, errors, epochs, converged = zip(*(next(parts[each]) for each in more), strict=True)
-        nothing = np.zeros((len(chosen), 0), np.float32)
+        nothing = [np.zeros(0, np.float32)] * len(chosen)
         return SubsetEstimates(chosen, np.array(epochs), list(losses), list(errors), np.array(converged, bool), nothing)
 
     def _with_added(self, subsets: Sequence[tuple[int, ...]]) -> SubsetEstimates:

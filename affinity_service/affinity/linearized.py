@@ -166,7 +166,7 @@ class LinearizedEstimator:
                 means |= zip(("mean", "error"), self.network(weights, subsets), strict=True)
         return found
 
-    def _training(self, subsets: Sequence[tuple[int, ...]]) -> Training:
+    def _training(self, subsets: Sequence[Sequence[int]]) -> Training:
         examples = [self._labelled.count(subset) for subset in subsets]
         steps = [steps_per_epoch(count, self.config.base.batch_size) for count in examples]
         return Training(self.config.base.batch_size, torch.tensor(steps), torch.tensor(examples))
@@ -201,7 +201,7 @@ class LinearizedEstimator:
             for epoch in [epochs] if fixed == "auto" else sorted({*exact, last}):
                 look(epoch, w, c, converged)
 
-    def _ridges(self, subsets: list[tuple[int, ...]], l2: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _ridges(self, subsets: Sequence[Sequence[int]], l2: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
         """Coordinates (M, d) and whether they are converged (M,); a few subsets are fitted one at a time."""
         found: list[Tensor | None] = [None]
         if len(subsets) <= FEW and all(self._queries.suits(subset) for subset in subsets):

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from affinity_service.config import Config
+from affinity_service.config_graphs import GraphSource
 from affinity_service.planning import flops, graphs, memory, seconds
 from affinity_service.planning.machine import Machine
 from affinity_service.planning.workload import Workload, expected_epochs, expected_groups, fewest_epochs
@@ -118,8 +119,8 @@ def plan_study(config: Config, work: Workload, machine: Machine) -> Plan:
         memory.analysis_bytes(config, work, machine, min(1, fit_workers)).memory, 0.0, 100_000 + 2_000 * tasks
     )
     base = (config, work, machine)
-    prepared = ()
-    if work.nodes:
+    prepared: tuple[StagePlan, ...] = ()
+    if isinstance(config.data, GraphSource):
         preparing = min(config.data.workers, places)
         prepared = (
             row(
