@@ -12,8 +12,8 @@ from affinity_service.config import Config
 from affinity_service.gradients.anchor import build_anchor
 from affinity_service.gradients.features import compute_features
 from affinity_service.gradients.margins import pair_margins
+from affinity_service.gradients.own_parameters import reduction_of
 from affinity_service.gradients.per_example import PerExampleGradients
-from affinity_service.gradients.reductions import build_reduction
 from affinity_service.gradients.statistics import gradient_sums
 from affinity_service.gradients.store import FeatureRows
 from affinity_service.gradients.weight_space import WeightSpace
@@ -41,14 +41,15 @@ def features_of(
     model: nn.Module,
     moments: dict[str, Tensor] | None = None,
     space: WeightSpace | None = None,
+    apart: bool = False,
 ) -> tuple[Rows, dict[str, Tensor]]:
-    """Training and validation rows, and the anchor that they stand on."""
+    """Training and validation rows, and the anchor that they stand on; with heads apart as among many tasks."""
     space, gradients = space or space_of(model), PerExampleGradients(model, suite.tasks)
     batch = config.gradients.batch_rows
     sums = {split: gradient_sums(gradients, space, suite, *suite.pairs(split), batch) for split in (TRAIN, VALIDATION)}
     moments = constant_moments(model) if moments is None else moments
-    anchor = build_anchor(config.gradients, gradients, space, suite, moments, lambda: [sums])
-    reduce = build_reduction(config.gradients, space, anchor["scale"], anchor.get("basis"))
+    anchor = build_anchor(config.gradients, gradients, space, suite, moments, lambda: [sums], apart)
+    reduce = reduction_of(config.gradients, space, model, anchor, "cpu")
 
     def rows(split: int) -> FeatureRows:
         example, task = suite.pairs(split)
@@ -58,8 +59,8 @@ def features_of(
     return (rows(TRAIN), rows(VALIDATION)), anchor
 
 
-def estimator_of(config: Config, suite: Suite, model: nn.Module) -> LinearizedEstimator:
-    rows, anchor = features_of(config, suite, model)
+def estimator_of(config: Config, suite: Suite, model: nn.Module, apart: bool = False) -> LinearizedEstimator:
+    rows, anchor = features_of(config, suite, model, apart=apart)
     return LinearizedEstimator(*rows, suite.tasks, config, anchor)
 
 

@@ -76,6 +76,31 @@ def test_a_subspace_of_all_directions_changes_nothing():
         np.testing.assert_allclose(a, b, rtol=1e-3)
 
 
+def test_heads_apart_are_the_same_model_with_fewer_weights_to_move(monkeypatch):
+    """All directions of the shared weights, and every head as it is: what the unreduced gradients give, whatever the
+    kinds of the tasks and the sizes of their heads."""
+    model = model_of(config(), SUITE)
+    exact = estimator_of(config(), SUITE, model)
+    wide = config(gradients={"reduction": "subspace", "dimension": space_of(model).size + 50, "landmarks": 2000})
+    apart = estimator_of(wide, SUITE, model, apart=True)
+    assert apart.anchor.own is not None
+    assert (
+        apart.anchor.width(2)
+        < apart.anchor.width(4)
+        == len(exact.anchor.weights)
+        + 3 * apart.anchor.own.shape[1]
+        - (int((apart.anchor.own < len(exact.anchor.weights)).sum()) - apart.anchor.own.shape[1])
+    )
+    # Subsets of several sizes at once, one of them in parts.
+    monkeypatch.setattr(linearized, "PATH_BYTES", 4 * linearized.PATH_COPIES * 2 * apart.anchor.width(4))
+    for moment in (1, "best"):
+        a, b = (each.estimates(SUBSETS, [moment])[0] for each in (apart, exact))
+        for found, expected in zip(a.losses, b.losses, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-3)
+    h, d = apart.anchor.own.shape[1], apart.anchor.dimension
+    assert [len(row) for row in a.coordinates] == [d + h * len(subset) for subset in SUBSETS]
+
+
 def test_the_network_at_the_weights_found():
     settings = config(fits={"stop": "last", "epochs": 2, "evaluate": "network"})
     model = model_of(settings, SUITE)
