@@ -215,8 +215,9 @@ def estimator_with_added(
 ) -> LinearizedEstimator:
     """The estimator of the study's fits, of its own tasks and, numbered after them, the added ones."""
     every = [*tasks, *(new.task for new in added)]
-    train = rows_with(rows[0], added, len(tasks), "train")
-    validation = rows_with(rows[1], added, len(tasks), "validation")
+    head = anchor["own"].shape[1] if "own" in anchor else 0
+    train = rows_with(rows[0], added, len(tasks), "train", head)
+    validation = rows_with(rows[1], added, len(tasks), "validation", head)
     network = None
     if runs_network(config, base_weights(folder), len(tasks)):
         examples = load_safetensors(folder.read_bytes(EXAMPLES))

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from affinity_service.gradients.own_parameters import shared_columns
+
 Table = Literal["mean", "square", "squared_mean"]
 
 
@@ -49,10 +51,8 @@ class Anchor:
     @cached_property
     def shared(self) -> Tensor:
         """(p_s,) columns of the weights outside ``own``."""
-        mask = torch.ones(len(self.weights), dtype=torch.bool, device=self.weights.device)
-        if self.own is not None:
-            mask[self.own[self.own < len(self.weights)]] = False
-        return mask.nonzero()[:, 0]
+        none = torch.zeros(0, 0, dtype=torch.long, device=self.weights.device)
+        return shared_columns(none if self.own is None else self.own, len(self.weights))
 
     @cached_property
     def tables(self) -> dict[Table, tuple[Tensor, Tensor]]:

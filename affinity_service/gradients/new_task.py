@@ -23,6 +23,7 @@ from affinity_service.errors import UserError
 from affinity_service.gradients.features import compute_features
 from affinity_service.gradients.landmarks import LandmarkGradients
 from affinity_service.gradients.own_directions import OWN_DIRECTIONS, own_directions
+from affinity_service.gradients.own_parameters import shared_columns, shared_space
 from affinity_service.gradients.per_example import GradientBlock, PerExampleGradients
 from affinity_service.gradients.reductions import Exact, build_reduction
 from affinity_service.gradients.statistics import GradientStatistics, combine, gradient_sums
@@ -133,10 +134,11 @@ def new_task(
     statistics = combine(sums[:1], sums[1:], 1)
     directions = torch.zeros(old.size, 0)
     if "basis" in anchor:
-        by_older = GradientStatistics(**{n: row[:, : old.size] for n, row in statistics.to_tensors().items()})
-        seed, scale = config.gradients.seed, anchor["scale"].to(device)
+        spanned, columns = _spanned(old, _heads_name(model), anchor)
+        by_older = GradientStatistics(**{n: row[:, columns] for n, row in statistics.to_tensors().items()})
+        seed, scale = config.gradients.seed, anchor["scale"][columns].to(device)
         few = np.sort(np.random.default_rng([seed, 11]).permutation(len(rows[0]))[:LANDMARKS])
-        landmarks = LandmarkGradients(gradients, old, scale, suite, rows[0][few], numbers[0][few], batch)
+        landmarks = LandmarkGradients(gradients, spanned, scale, suite, rows[0][few], numbers[0][few], batch)
         directions = own_directions(by_older, landmarks, anchor["basis"].to(device), OWN_DIRECTIONS, seed).cpu()
     named = dict(extended.named_parameters())
     tensors = {
@@ -146,7 +148,7 @@ def new_task(
         "inputs": torch.from_numpy(suite.inputs[rows[1]]),
         "labels": torch.from_numpy(suite.labels[rows[1], number]),
     }
-    reduce = _Reduction(config, old, head, anchor, directions, head_scale, device)
+    reduce = _Reduction(config, old, _heads_name(model), head, anchor, directions, head_scale, device)
     for name, own, task_of in zip(("train", "validation"), rows, numbers, strict=True):
         made = compute_features(gradients, reduce, suite, own, task_of, batch)
         parts = {"features": made.features, "margins": made.margins, "targets": made.targets, "example": own}
@@ -162,20 +164,32 @@ class _Reduction:
         self,
         config: Config,
         old: WeightSpace,
+        heads: str,
         head: WeightSpace,
         anchor: Mapping[str, Tensor],
         directions: Tensor,
         head_scale: Tensor,
         device: str | torch.device,
     ) -> None:
-        basis = torch.cat([anchor["basis"], directions], dim=1).to(device) if "basis" in anchor else None
-        self._old = build_reduction(config.gradients, old, anchor["scale"].to(device), basis)
+        basis, scale = None, anchor["scale"]
+        if "basis" in anchor:
+            basis = torch.cat([anchor["basis"], directions], dim=1).to(device)
+            old, columns = _spanned(old, heads, anchor)
+            scale = scale[columns]
+        self._old = build_reduction(config.gradients, old, scale.to(device), basis)
         self._head = Exact(head, head_scale.to(device)) if head.size else None
         self.dimension = self._old.dimension + head.size
 
     def __call__(self, blocks: Sequence[GradientBlock], batch: int) -> Tensor:
         old = self._old(blocks, batch)
         return old if self._head is None else torch.cat([old, self._head(blocks, batch)], dim=1)
+
+
+def _spanned(old: WeightSpace, heads: str, anchor: Mapping[str, Tensor]) -> tuple[WeightSpace, Tensor]:
+    """The older parameters that the basis is of, and their columns: all, or those outside the heads."""
+    if "own" not in anchor:
+        return old, torch.arange(old.size)
+    return shared_space(old, f"{heads}."), shared_columns(anchor["own"], old.size)
 
 
 def _usual_head_scale(old: WeightSpace, heads: str, anchor: Mapping[str, Tensor]) -> float:
@@ -262,20 +276,32 @@ def _width(model: nn.Module) -> int:
 
 
 def rows_with(
-    own: FeatureRows, added: Sequence[NewTask], tasks: int, split: Literal["train", "validation"]
+    own: FeatureRows,
+    added: Sequence[NewTask],
+    tasks: int,
+    split: Literal["train", "validation"],
+    own_coordinates: int = 0,
 ) -> FeatureRows:
     """A study's rows of one split and behind them those of the added tasks, numbered from `tasks` on; features
-    (N, d + Σ(k + q)), zero in the further coordinates of other tasks."""
-    d = own.features.shape[1]
+    (N, d + Σ(k + q)), zero in the further coordinates of other tasks; (N, d + Σk + max(h, q)) where each row's last h =
+    `own_coordinates` are those of its own task's head."""
+    h = own_coordinates
+    d = own.features.shape[1] - h
     count = len(own.features) + sum(len(new.tensors[f"{split}_targets"]) for new in added)
-    features = np.zeros((count, d + sum(new.more for new in added)), np.float32)
-    features[: len(own.features), :d] = own.features
+    last = max([h, *(new.head_size for new in added)]) if h else 0
+    further = sum(new.more - (new.head_size if h else 0) for new in added)
+    features = np.zeros((count, d + further + last), np.float32)
+    features[: len(own.features), :d] = own.features[:, :d]
+    features[: len(own.features), d + further : d + further + h] = own.features[:, d:]
     row, column, numbers = len(own.features), d, [own.task_of_row]
     for number, new in enumerate(added, start=tasks):
         part = new.tensors[f"{split}_features"].numpy()
-        features[row : row + len(part), :d] = part[:, :d]
-        features[row : row + len(part), column : column + new.more] = part[:, d:]
-        row, column = row + len(part), column + new.more
+        rows, k = slice(row, row + len(part)), new.more - (new.head_size if h else 0)
+        features[rows, :d] = part[:, :d]
+        features[rows, column : column + k] = part[:, d : d + k]
+        if h:
+            features[rows, d + further : d + further + new.head_size] = part[:, d + k :]
+        row, column = row + len(part), column + k
         numbers.append(np.full(len(part), number, own.task_of_row.dtype))
 
     def joined(field: str) -> NDArray:
@@ -302,7 +328,9 @@ def anchor_with(anchor: Mapping[str, Tensor], added: Sequence[NewTask]) -> dict[
             rows.append(row)
             column += new.head_size
         extended[name] = torch.cat(rows)
-    if "basis" in anchor:
+    if "own" in anchor:
+        extended |= _heads_apart(anchor, added, p + heads)
+    elif "basis" in anchor:
         d = anchor["basis"].shape[1]
         basis = torch.zeros(p + heads, d + sum(new.more for new in added))
         basis[:p, :d] = anchor["basis"]
@@ -314,3 +342,15 @@ def anchor_with(anchor: Mapping[str, Tensor], added: Sequence[NewTask]) -> dict[
             weight, column = weight + q, column + new.more
         extended["basis"] = basis
     return extended
+
+
+def _heads_apart(anchor: Mapping[str, Tensor], added: Sequence[NewTask], size: int) -> dict[str, Tensor]:
+    """basis (p_s, d + Σk) and own (T + A, max(h, q)) of `size` weights, the added heads the last of them."""
+    own, p = anchor["own"], len(anchor["weights"])
+    last = max([own.shape[1], *(new.head_size for new in added)])
+    table = torch.full((len(own) + len(added), last), size, dtype=own.dtype)
+    table[: len(own), : own.shape[1]] = torch.where(own < p, own, size)
+    for row, new in enumerate(added, start=len(own)):
+        table[row, : new.head_size] = torch.arange(p, p + new.head_size)
+        p += new.head_size
+    return {"basis": torch.cat([anchor["basis"], *(new.tensors["directions"] for new in added)], dim=1), "own": table}

@@ -57,9 +57,14 @@ class OwnParameters:
             torch.cat([_columns(space, heads + name) for name in TaskHeads.names(task)]) for task in range(tasks)
         ]
         own = torch.nn.utils.rnn.pad_sequence(columns, batch_first=True, padding_value=space.size)
-        mask = torch.ones(space.size, dtype=torch.bool)
-        mask[torch.cat(columns)] = False
-        return cls(mask.nonzero()[:, 0], own)
+        return cls(shared_columns(own, space.size), own)
+
+
+def shared_columns(own: Tensor, size: int) -> Tensor:
+    """(p_s,) of `size` columns those that no task has for itself; own (T, h) as in ``OwnParameters``."""
+    mask = torch.ones(size, dtype=torch.bool, device=own.device)
+    mask[own[own < size]] = False
+    return mask.nonzero()[:, 0]
 
 
 def shared_space(space: WeightSpace, heads: str) -> WeightSpace:
@@ -78,9 +83,7 @@ class SubspaceAndHead:
 
     def __init__(self, space: WeightSpace, heads: str, basis: Tensor, scale: Tensor, own: Tensor) -> None:
         rest = shared_space(space, heads)
-        mask = torch.ones(len(scale), dtype=torch.bool, device=scale.device)
-        mask[own[own < len(scale)]] = False
-        self._shared = Subspace(rest, basis, scale[mask])
+        self._shared = Subspace(rest, basis, scale[shared_columns(own, len(scale))])
         self._scale, self._space = scale, space
         self._first = {}
         for task in range(len(own)):

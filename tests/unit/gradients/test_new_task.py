@@ -244,3 +244,20 @@ def _saved(model: torch.nn.Module) -> bytes:
     from safetensors.torch import save
 
     return save(dict(model.state_dict()))
+
+
+def test_beside_heads_apart_it_is_the_task_that_it_is_among_unreduced_gradients():
+    few = without_last(SUITE)
+    model = build_model(CONFIG.model, few.inputs.shape[1:], few.tasks, 0)
+    subsets = [(0, len(few.tasks)), (len(few.tasks),), tuple(range(len(SUITE.tasks))), (0, 1)]
+    found = []
+    for gradients, apart in (({"reduction": "exact"}, False), ({"dimension": 500, "landmarks": 500}, True)):
+        settings = CONFIG.model_copy(update={"gradients": CONFIG.gradients.model_copy(update=gradients)})
+        rows, anchor = features_of(settings, few, model, apart=apart)
+        new = new_task(model, SUITE, settings, anchor)
+        head = anchor["own"].shape[1] if apart else 0
+        parts = (rows_with(rows[i], [new], len(few.tasks), s, head) for i, s in enumerate(("train", "validation")))
+        estimator = LinearizedEstimator(*parts, SUITE.tasks, settings, anchor_with(anchor, [new]))
+        found.append(estimator.estimate(subsets).losses)
+    for exact, beside in zip(*found, strict=True):
+        np.testing.assert_allclose(beside, exact, rtol=5e-3)
