@@ -121,7 +121,7 @@ class _Worker:
 
     def _micro_step(self, rows: np.ndarray) -> float:
         outputs, labels = self._forward(rows)
-        loss = (self.losses(outputs.float(), labels) * self.weights).sum() / len(rows)
+        loss = (self.losses.of_known(outputs.float(), labels) * self.weights).sum() / len(rows)
         self.engine.backward(loss)
         self.engine.step()
         return float(loss.detach())
@@ -173,7 +173,7 @@ class _Worker:
             part = mine[start : start + chunk]
             outputs, labels = self._forward(part if len(part) else rows[:1])
             if len(part):
-                sums[0] += self.losses(outputs.float(), labels).sum(dim=0)
+                sums[0] += self.losses.of_known(outputs.float(), labels).sum(dim=0)
                 sums[1] += (~labels.isnan()).sum(dim=0)
         if self.world > 1:
             dist.all_reduce(sums)

@@ -61,7 +61,7 @@ def split_losses(model: nn.Module, suite: Suite, split: int) -> NDArray[np.float
     """(T,) mean loss of one plain model per task over a split, NaN where there is no label."""
     rows, losses = suite.rows(split), TaskLosses(suite.tasks)
     labels = torch.tensor(suite.labels[rows])
-    total = losses(model.eval()(torch.tensor(suite.inputs[rows])), labels).double().sum(dim=0)
+    total = losses.of_known(model.eval()(torch.tensor(suite.inputs[rows])), labels).double().sum(dim=0)
     return (total / (~labels.isnan()).sum(dim=0)).numpy()
 
 

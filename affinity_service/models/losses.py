@@ -11,6 +11,9 @@ from torch.nn import functional as F
 
 from affinity_service.tasks.suite import Task
 
+# Where at most so many of the labels are known, losses are taken one by one.
+MOSTLY_MISSING = 0.2
+
 
 class TaskLosses:
     """Losses of T tasks from the columns of their heads.
@@ -27,6 +30,8 @@ class TaskLosses:
         by_kind = {kind: [i for i, task in enumerate(tasks) if task.kind == kind] for kind in ("binary", "regression")}
         self._binary, self._regression = by_kind["binary"], by_kind["regression"]
         self._multiclass = [i for i, task in enumerate(tasks) if task.kind == "multiclass"]
+        self._first = torch.tensor(starts[:-1])
+        self._is_binary = torch.tensor([task.kind == "binary" for task in tasks])
         self._order = torch.tensor(self._binary + self._regression + self._multiclass).argsort()
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -46,6 +51,19 @@ class TaskLosses:
             parts.append(-log_p.gather(-1, targets[..., i : i + 1].long()))
         losses = torch.cat(parts, dim=-1)[..., self._order.to(outputs.device)]
         return losses * known
+
+    def of_known(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The same of one model for (B, columns) and (B, T); among hundreds of tasks most labels are missing, and only
+        those that are known are worked on."""
+        row, task = (~labels.isnan()).nonzero(as_tuple=True)
+        if self._multiclass or len(row) > MOSTLY_MISSING * labels.numel():
+            return self(outputs, labels)
+        found = outputs[row, self._first.to(task.device)[task]]
+        goal, binary = labels[row, task], self._is_binary.to(task.device)[task]
+        # The logistic loss of a label that is no 0 or 1 is not taken.
+        logistic = F.binary_cross_entropy_with_logits(found, torch.where(binary, goal, 0.0), reduction="none")
+        losses = torch.where(binary, logistic, 0.5 * (found - goal).square())
+        return torch.zeros_like(labels, dtype=losses.dtype).index_put((row, task), losses)
 
 
 def task_weights(counts: Sequence[int], tasks: Sequence[int], rows: int) -> Tensor:

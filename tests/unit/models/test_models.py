@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -32,6 +33,24 @@ def test_stacks_of_outputs_share_the_labels():
     outputs, labels = torch.randn(4, 6, 6), torch.tensor([[0.3, 2, 1]] * 6)
     stacked = TaskLosses(TASKS)(outputs, labels)
     torch.testing.assert_close(stacked[2], TaskLosses(TASKS)(outputs[2], labels))
+
+
+@pytest.mark.parametrize("kinds", [["binary", "regression"], ["binary", "multiclass"]])
+@pytest.mark.parametrize("known", [0.1, 0.9])
+def test_losses_of_few_known_labels_are_the_same(kinds, known):
+    rng = np.random.default_rng(0)
+    tasks = [Task(f"t{i}", kinds[i % 2], 3 if kinds[i % 2] == "multiclass" else 1) for i in range(6)]
+    losses = TaskLosses(tasks)
+    outputs = torch.tensor(rng.normal(size=(40, losses.columns)), requires_grad=True)
+    values = [
+        rng.integers(task.outputs, size=40) if task.kind == "multiclass" else rng.random(40) < 0.5 for task in tasks
+    ]
+    labels = torch.tensor(np.where(rng.random((40, 6)) < known, np.array(values, float).T, np.nan))
+    labels[:, 1] += 0.5 if kinds[1] == "regression" else 0
+    found, expected = losses.of_known(outputs, labels), losses(outputs, labels)
+    np.testing.assert_allclose(found.detach(), expected.detach(), rtol=1e-12)
+    gradients = [torch.autograd.grad((each * each).sum(), outputs)[0] for each in (found, expected)]
+    np.testing.assert_allclose(*gradients, rtol=1e-12, atol=1e-15)
 
 
 def test_weights_make_the_batch_loss_the_mean_of_task_means():
