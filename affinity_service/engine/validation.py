@@ -29,7 +29,7 @@ from affinity_service.engine.placement import workers_with_room
 from affinity_service.engine.pool import TASK_RETRIES, map_unordered, result
 from affinity_service.engine.session import actor_options
 from affinity_service.errors import UserError
-from affinity_service.evaluation.cost import cost_ratios
+from affinity_service.evaluation.cost import TrainingCost, cost_ratios
 from affinity_service.evaluation.fidelity import compare, coverage, row_means
 from affinity_service.evaluation.fine_tuning import FineTuned, FineTuner, seeds_of
 from affinity_service.evaluation.stacked import split_losses
@@ -261,7 +261,8 @@ def validate(context: StageContext) -> StageOutcome:
         predicted["oracle"] = [[np.mean([each.at(moment)[0] for each in oracle], axis=0)] for moment in moments]
     truths = [piece.name for piece in pieces if not piece.linearised]
     seconds = sum(float(read_metadata(folder, name)["seconds"]) for name in truths)
-    one = seconds / (2 * settings.seeds * len(subsets))
+    trainings = 2 * settings.seeds * len(subsets)
+    one = TrainingCost(sum(each.flops for each in per_seed) / trainings, seconds / trainings)
     folder.write_json("fidelity.json", _report(config, folder, suite, per_seed, predicted, moments, one))
     return StageOutcome(flops=sum(each.flops for each in (*per_seed, *oracle)), workers=workers)
 
@@ -273,7 +274,7 @@ def _report(
     per_seed: Sequence[FineTuned],
     predicted: dict[str, list[list[Losses]]],
     moments: Sequence[Moment],
-    seconds_per_training: float,
+    training: TrainingCost,
 ) -> dict[str, object]:
     seeds, tasks = config.validation.seeds, len(suite.tasks)
     base = np.nanmax(np.nan_to_num(predicted["base"][0][0], nan=-np.inf), axis=0)
@@ -300,5 +301,5 @@ def _report(
         "start": config.validation.start,
         # Which estimates were measured: a report shows only what is of the present ones.
         "fits": estimates_identity(config, folder),
-        **({} if config.measured else cost_ratios(config, folder, suite, seconds_per_training)),
+        **({} if config.measured else cost_ratios(config, folder, suite, training)),
     }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
-from affinity_service.evaluation.fine_tuning import FineTuner
 from affinity_service.gradients.store import LAYOUT, pair_rows
 from affinity_service.planning.flops import PROBE_SEEDS, forward_flops, landmark_rounds, runs_network, training_flops
 from affinity_service.planning.workload import Subsets, Workload
@@ -13,33 +14,39 @@ from affinity_service.tasks.suite import VALIDATION, Suite
 TRAININGS = 2000
 
 
-def cost_ratios(config: Config, folder: StudyFolder, suite: Suite, seconds_per_training: float) -> dict[str, float]:
-    """flops_ratio_model: passes through the model that the estimate needs (features, probes, evaluation) over
-    those that 2,000 trainings need. flops_ratio_total adds base training and all linear algebra, seconds_ratio is the
-    same in wall time, with the trainings batched as `validate` batches them.
+@dataclass(frozen=True)
+class TrainingCost:
+    """Of one true training such as `validate` made, on average: FLOPs, and seconds in a worker beside others."""
 
-    Parameters
-    ----------
-    seconds_per_training : measured in a worker, beside others.
+    flops: float
+    seconds: float
+
+
+def cost_ratios(config: Config, folder: StudyFolder, suite: Suite, training: TrainingCost) -> dict[str, float]:
+    """flops_ratio_model: passes through the model that the estimate of 2,000 subsets needs (features, probes,
+    evaluation) over those of 2,000 trainings. flops_ratio_total adds base training and all linear algebra,
+    seconds_ratio is the same in wall time, with the trainings batched as `validate` batches them.
+
+    The subsets are the study's larger ones; what its singles and pairs cost comes on top.
     """
     work = Workload.of(config, suite)
-    subsets = Subsets.of(config, work.tasks)
-    mean_size = round(subsets.memberships / subsets.count)
-    tuner = FineTuner(suite, config, None)
-    one = tuner.flops(tuple(range(min(len(suite.tasks), max(1, mean_size)))))
+    size = Subsets.larger_size(config, work.tasks)
     layout = folder.read_json(LAYOUT)
     # A gradient is of one task's margin: its pass has no other head.
     rows = 2 * len(pair_rows(suite)[0]) + landmark_rounds(config) * (layout["landmarks"] or 0)
-    # Every subset's losses are those of the network itself, where it is small: all its heads on all examples.
-    evaluated = TRAININGS * forward_flops(work) * work.rows[VALIDATION] if runs_network(config, work) else 0
+    passes = training_flops(work, 1) * rows + PROBE_SEEDS * config.fits.probes * training.flops
+    if runs_network(config, work):
+        # Every subset's losses are those of the network itself, with its own heads on its own examples.
+        passes += TRAININGS * forward_flops(work, size) * work.rows_of(round(size), VALIDATION)
     timings = {stage["name"]: stage for stage in folder.read_json("timings.json")["stages"]}
-    scale = TRAININGS / subsets.count
-    total = timings["base_model"]["flops"] + timings["gradients"]["flops"] + scale * timings["fits"]["flops"]
-    seconds = timings["base_model"]["seconds"] + timings["gradients"]["seconds"] + scale * timings["fits"]["seconds"]
+    scale = TRAININGS / max(1, Subsets.larger_count(config, work.tasks))
+    total, seconds = (
+        timings["base_model"][of] + timings["gradients"][of] + scale * timings["fits"][of]
+        for of in ("flops", "seconds")
+    )
     workers = max(1, timings["fits"]["workers"])
     return {
-        "flops_ratio_model": (training_flops(work, 1) * rows + PROBE_SEEDS * config.fits.probes * one + evaluated)
-        / (TRAININGS * one),
-        "flops_ratio_total": total / (TRAININGS * one),
-        "seconds_ratio": seconds / (TRAININGS * seconds_per_training / workers),
+        "flops_ratio_model": passes / (TRAININGS * training.flops),
+        "flops_ratio_total": total / (TRAININGS * training.flops),
+        "seconds_ratio": seconds / (TRAININGS * training.seconds / workers),
     }

@@ -134,7 +134,7 @@ def fit_flops(config: Config, work: Workload) -> float:
         return TRAINED_SEEDS * subsets.count * fine_tuning_flops(config, work, members)
     one = path_flops(config, work) if config.solution == "path" else ridge_flops(config, work)
     if runs_network(config, work):
-        one += subsets.count * forward_flops(work) * work.rows[VALIDATION]
+        one += subsets.count * forward_flops(work, members) * work.rows_of(max(1, round(members)), VALIDATION)
     return one + config.fits.probes * (PROBE_SEEDS * fine_tuning_flops(config, work, PROBE_TASKS) + one / subsets.count)
 
 

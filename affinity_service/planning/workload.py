@@ -181,17 +181,36 @@ class Subsets:
     @classmethod
     def of(cls, config: Config, tasks: int) -> Subsets:
         """Singles, pairs and the larger ones, of which no more are drawn than exist."""
-        low, high = (min(size, tasks) for size in config.fits.sizes)
-        exist = sorted((math.comb(tasks, size), size) for size in range(max(3, low), high + 1))
-        count, memberships, left = tasks, tasks, config.fits.subsets
-        covered = 0
-        for place, (number, size) in enumerate(exist):
-            taken = min(number, left // (len(exist) - place))
-            count, memberships, left = count + taken, memberships + taken * size, left - taken
-            covered += taken * math.comb(size, 2)
+        larger = cls._larger(config, tasks)
+        covered = sum(number * math.comb(size, 2) for number, size in larger)
         # A balanced design hardly holds a pair twice before it holds all.
         pairs = math.comb(tasks, 2) if config.fits.fits_every_pair(tasks) else max(0, math.comb(tasks, 2) - covered)
-        return cls(count + pairs, memberships + 2 * pairs)
+        count = tasks + pairs + sum(number for number, _ in larger)
+        return cls(count, tasks + 2 * pairs + sum(number * size for number, size in larger))
+
+    @classmethod
+    def larger_count(cls, config: Config, tasks: int) -> int:
+        """Subsets beside singles and pairs."""
+        return sum(number for number, _ in cls._larger(config, tasks))
+
+    @classmethod
+    def larger_size(cls, config: Config, tasks: int) -> float:
+        """Tasks of those, on average; of a pair where there are none."""
+        larger = cls._larger(config, tasks)
+        count = sum(number for number, _ in larger)
+        return sum(number * size for number, size in larger) / count if count else min(2, tasks)
+
+    @staticmethod
+    def _larger(config: Config, tasks: int) -> list[tuple[int, int]]:
+        """(how many, of which size)."""
+        low, high = (min(size, tasks) for size in config.fits.sizes)
+        exist = sorted((math.comb(tasks, size), size) for size in range(max(3, low), high + 1))
+        found, left = [], config.fits.subsets
+        for place, (number, size) in enumerate(exist):
+            taken = min(number, left // (len(exist) - place))
+            left -= taken
+            found.append((taken, size))
+        return found
 
 
 def fewest_epochs(train: TrainConfig) -> int:

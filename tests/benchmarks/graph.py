@@ -35,6 +35,7 @@ LARGEST = Path(__file__).resolve().parents[2] / "ray_jobs" / "configs" / "graph_
 VALIDATION = {"subsets": 200, "anchors": 10, "seeds": 3, "sizes": (2, 8)}
 SIGN = {"kind": "sign"}
 BATCHES = {"batch_size": 1024}
+GRADIENTS = {"dimension": 800, "landmarks": 6000}
 ESTIMATORS = ("estimate", "published_recipe", "first_order", "base", "row_mean")
 ROUNDS = 5
 
@@ -58,7 +59,7 @@ def deezer() -> dict[str, Any]:
         "most_positives": 500,
         "minimum_positives": 50,
     }
-    return {"data": source, "model": SIGN, "base": BATCHES, "validation": VALIDATION}
+    return {"data": source, "model": SIGN, "base": BATCHES, "gradients": GRADIENTS, "validation": VALIDATION}
 
 
 def largest(**data: Any) -> dict[str, Any]:
@@ -69,7 +70,11 @@ def largest(**data: Any) -> dict[str, Any]:
 
 WORK: dict[str, tuple[Callable[[], dict[str, Any]], str | None, float]] = {
     # Config, data that it needs, minutes asked for.
-    "dblp_100": (lambda: dblp(100, data={"subgraph": "induced", "most_positives": 500}), "com_dblp", 6),
+    "dblp_100": (
+        lambda: dblp(100, data={"subgraph": "induced", "most_positives": 500}, gradients=GRADIENTS),
+        "com_dblp",
+        6,
+    ),
     "dblp_500": (
         lambda: dblp(
             500,
@@ -77,7 +82,7 @@ WORK: dict[str, tuple[Callable[[], dict[str, Any]], str | None, float]] = {
             gradients={"dimension": 256},
             fits={"subsets": 4000, "sizes": (10, 10), "tile": 512},
             groups={"k": 20},
-            group_models={"seeds": 1, "random_groupings": 1, "single_tasks": 20},
+            group_models={"start": "base", "seeds": 1, "random_groupings": 1, "single_tasks": 20},
         ),
         "com_dblp",
         15,
