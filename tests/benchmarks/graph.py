@@ -1,7 +1,8 @@
 """Graphs: whole ways, propagation, growth and fidelity, on two cores.
 
-    python -m tests.benchmarks.graph [--only propagation,dblp_100,dblp_500,deezer,generated,growth] [--keep FOLDER]
-                                     [--fidelity]
+    python -m tests.benchmarks.graph [--only PART,PART …] [--keep FOLDER] [--fidelity]
+
+Parts: propagation, embedding, dblp_100, dblp_500, deezer, generated, growth; all by default.
 
 Whole ways print seconds and peak memory per stage. With `--fidelity`, ten anchor tasks in twenty subsets each are truly
 fine-tuned with three seeds (three others tell how far the truth repeats), and every estimator is measured by them.
@@ -19,16 +20,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import average_precision_score
 
 from affinity_service import Study
+from affinity_service.affinity.build import base_model
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.engine.session import connected
+from affinity_service.evaluation.stacked import split_losses
 from affinity_service.graphs.blocks import layer_name, layer_reader, write_block
 from affinity_service.graphs.generate import generate_graph
 from affinity_service.graphs.propagate import next_hop
 from affinity_service.graphs.tiles import read_tiles, tile_edges, write_tiles
 from affinity_service.reporter import LogReporter
+from affinity_service.tasks.prepared import read_suite
+from affinity_service.tasks.suite import VALIDATION as VALIDATION_SPLIT
 from tests.benchmarks.real_suites import DATA
 
 LARGEST = Path(__file__).resolve().parents[2] / "ray_jobs" / "configs" / "graph_21m.yaml"
@@ -186,6 +192,39 @@ def propagation(folder: Path) -> None:
     scratch.delete("graph/")
 
 
+def embedding(folder: Path) -> None:
+    """What structural features are worth on com-DBLP: the base model's validation loss and average precision."""
+    if not (DATA / "com_dblp").is_dir():
+        print("\n## embedding: skipped, its data is not beside this repository")
+        return
+    cases = {
+        "128 dimensions, 12 iterations": {},
+        "128 dimensions, 24 iterations": {"iterations": 24},
+        "128 dimensions, 1 iteration: nearly random": {"iterations": 1},
+        "64 dimensions, 12 iterations": {"dimension": 64},
+    }
+    print("\n## structural features of com-DBLP, 100 communities")
+    print("| features | seconds of the stage | validation loss | mean average precision |")
+    print("|---|---|---|---|")
+    for number, (name, features) in enumerate(cases.items()):
+        data = {"subgraph": "induced", "most_positives": 500, "features": features}
+        config = Config.parse(dblp(100, data=data), name=f"embedding-{number}")
+        study = Study.run(config, folder / config.name, reporter=LogReporter(), until="base_model")
+        suite = read_suite(study.folder)
+        model = base_model(config, study.folder, suite.inputs.shape[1:], suite.tasks)
+        rows = suite.rows(VALIDATION_SPLIT)
+        with torch.no_grad():
+            logits = model.eval()(torch.tensor(suite.inputs[rows])).numpy()
+        known = suite.observed[rows]
+        precision = [
+            average_precision_score(suite.labels[rows][known[:, t], t], logits[known[:, t], t])
+            for t in range(len(suite.tasks))
+        ]
+        loss = np.nanmean(split_losses(model, suite, VALIDATION_SPLIT))
+        seconds = study.folder.read_json("timings.json")["stages"][0]["seconds"]
+        print(f"| {name} | {seconds:.1f} | {loss:.4f} | {np.mean(precision):.3f} |")
+
+
 def growth(folder: Path) -> None:
     """Seconds of the whole way, less the start of processes, when edges or tasks double."""
     small = {"nodes": 250_000, "edges": 5_000_000, "communities": 500, "largest": 100}
@@ -211,7 +250,7 @@ def growth(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(["propagation", *WORK, "growth"]))
+    parser.add_argument("--only", default=",".join(["propagation", "embedding", *WORK, "growth"]))
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--fidelity", action="store_true")
     options = parser.parse_args()
@@ -221,6 +260,8 @@ def main() -> None:
     if "propagation" in wanted:
         propagation(folder)
     with connected():
+        if "embedding" in wanted:
+            embedding(folder)
         for name in WORK:
             if name in wanted:
                 whole_way(name, folder, options.fidelity)
