@@ -194,7 +194,7 @@ class ValidationConfig(StageConfig):
     subsets: int = Field(40, ge=2)
     sizes: tuple[int, int] = Field((2, 8), description="smallest and largest subset; cut to the tasks there are")
     anchors: int | None = Field(
-        None, ge=1, description="of many tasks: every subset holds one of so many, equally often; only theirs count"
+        None, ge=1, description="of many tasks: subsets are built around so many in turn, and only their losses count"
     )
     seeds: int = Field(3, ge=1, description="the truth is their mean; as many others tell how far it repeats")
     start: Literal["base", "initial"] = Field("base", description="fine-tune the base model, or train from scratch")

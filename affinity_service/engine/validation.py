@@ -56,7 +56,7 @@ def anchor_tasks(config: Config, tasks: int) -> list[int]:
 
 def validation_subsets(config: Config, tasks: int) -> list[tuple[int, ...]]:
     """Distinct random subsets of the sizes asked for, none of them a probe; fewer where there are no more. Where there
-    are anchors, each is in equally many."""
+    are anchors, each subset is built around one of them in turn; others may be in it by chance."""
     settings, anchors = config.validation, anchor_tasks(config, tasks)
     low, high = (min(size, tasks) for size in settings.sizes)
     rng = np.random.default_rng([settings.seed, 57])
@@ -276,19 +276,19 @@ def _report(
     moments: Sequence[Moment],
     training: TrainingCost,
 ) -> dict[str, object]:
-    seeds, tasks = config.validation.seeds, len(suite.tasks)
-    base = np.nanmax(np.nan_to_num(predicted["base"][0][0], nan=-np.inf), axis=0)
-    counts = np.where(np.isin(np.arange(tasks), anchor_tasks(config, tasks)), 0.0, np.nan)
+    seeds, anchors = config.validation.seeds, anchor_tasks(config, len(suite.tasks))
+    base = np.nanmax(np.nan_to_num(predicted["base"][0][0], nan=-np.inf), axis=0)[anchors]
     answer: dict[str, object] = {}
     for number, moment in enumerate(moments):
         first, second = (
-            np.mean([truth.at(moment)[0] for truth in part], axis=0) + counts
+            np.mean([truth.at(moment)[0] for truth in part], axis=0)[:, anchors]
             for part in (per_seed[:seeds], per_seed[seeds:])
         )
-        estimates = {name: predictions[number] for name, predictions in predicted.items() if predictions[number]}
+        found = {name: predictions[number] for name, predictions in predicted.items() if predictions[number]}
+        estimates = {name: [each[:, anchors] for each in predictions] for name, predictions in found.items()}
         compared = compare({**estimates, "row_mean": [row_means(first)], "ceiling": [second]}, first, base)
         calibration = Calibration() if config.measured else read_calibration(folder)
-        errors = np.array(calibration.task_errors or np.full(len(suite.tasks), np.nan))
+        errors = np.array(calibration.task_errors or np.full(len(suite.tasks), np.nan))[anchors]
         # The errors are of predictions of fine-tuning, at the moment that the fits' config names.
         if config.validation.start == "base" and moment == stated_moment(config) and np.isfinite(errors).all():
             compared["estimate"]["coverage_90"] = coverage(estimates["estimate"][0], errors, first)
@@ -297,7 +297,7 @@ def _report(
         **answer,
         "subsets": len(per_seed[0].validation),
         "seeds": seeds,
-        "anchors": [suite.names[task] for task in anchor_tasks(config, tasks)],
+        "anchors": [suite.names[task] for task in anchors],
         "start": config.validation.start,
         # Which estimates were measured: a report shows only what is of the present ones.
         "fits": estimates_identity(config, folder),

@@ -60,7 +60,7 @@ def generate_graph(source: GeneratedGraphSource) -> RawGraph:
         _keys(nodes[rng.integers(len(nodes), size=(count, 2))], source.nodes)
         for nodes, count in zip(members.values(), counts, strict=True)
     ]
-    keys = _distinct(np.concatenate(drawn))
+    keys = _some(rng, _distinct(np.concatenate(drawn)), round((1 - source.background) * source.edges))
     del drawn
     for drawn_before in itertools.count():
         missing = source.edges - len(keys)
@@ -72,9 +72,7 @@ def generate_graph(source: GeneratedGraphSource) -> RawGraph:
         if drawn_before < DRAWS:
             ends = rng.permutation(_weighted(rng, propensity, 2 * more))
         keys = _distinct(np.concatenate([keys, _keys(ends.reshape(more, 2), source.nodes)]))
-    if len(keys) > source.edges:
-        keys = np.delete(keys, rng.choice(len(keys), len(keys) - source.edges, replace=False))
-    edges = np.stack(np.divmod(keys, source.nodes), axis=1)
+    edges = np.stack(np.divmod(_some(rng, keys, source.edges), source.nodes), axis=1)
     return RawGraph(GENERATED, np.arange(source.nodes), edges, members)
 
 
@@ -125,3 +123,10 @@ def _distinct(keys: NDArray[np.int64]) -> NDArray[np.int64]:
     fresh = np.ones(len(keys), bool)
     np.not_equal(keys[1:], keys[:-1], out=fresh[1:])
     return keys[fresh]
+
+
+def _some(rng: np.random.Generator, keys: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """`count` of the keys by chance, in their order; all where there are no more."""
+    if len(keys) <= count:
+        return keys
+    return np.delete(keys, rng.choice(len(keys), len(keys) - count, replace=False))

@@ -78,3 +78,15 @@ def test_settings_that_cannot_be(settings, message):
     with pytest.raises(UserError) as error:
         generated(**settings)
     assert message in str(error.value)
+
+
+def test_the_background_is_the_share_that_was_asked_for():
+    graph = generate_graph(
+        generated(nodes=4000, edges=20_000, communities=20, community_sizes=[200, 400], background=0.3)
+    )
+    member = np.zeros((graph.nodes, len(graph.members)), bool)
+    for column, nodes in enumerate(graph.members.values()):
+        member[nodes, column] = True
+    within = (member[graph.edges[:, 0]] & member[graph.edges[:, 1]]).any(axis=1).mean()
+    # A few of the background's pairs share a community by chance.
+    assert 0.7 <= within < 0.78
