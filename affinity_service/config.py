@@ -14,9 +14,18 @@ from affinity_service.config_graphs import GeneratedGraphSource, GraphSource, Gr
 from affinity_service.config_models import MLPConfig, ModelConfig, SAGEConfig, SIGNConfig
 from affinity_service.config_sources import ArffSource, CsvSource, ParquetSource, PythonSource, YeastSource
 from affinity_service.config_text import UniqueKeys, explain
-from affinity_service.config_training import MEASURED, AveragingPart, MeasureConfig, MeasuringPart, ScheduleConfig
+from affinity_service.config_training import (
+    MEASURED,
+    AveragingPart,
+    MeasureConfig,
+    MeasuringPart,
+    ScheduleConfig,
+    ValidationConfig,
+)
 from affinity_service.errors import UserError
 
+# Above so many tasks, heads of at most so many parameters are coordinates of their own.
+MANY_TASKS, LARGEST_HEAD = 50, 256
 # With so many tasks `auto` still fits every pair.
 EVERY_PAIR = 100
 # What `auto` grows to at most.
@@ -186,34 +195,6 @@ class GroupModelConfig(StageConfig):
     trainer: Literal["auto", "batched", "deepspeed"] = Field(
         "auto", description="small models as stacked plain loops (fp32), or each through the base model's trainer"
     )
-
-
-class ValidationConfig(StageConfig):
-    """True trainings on sampled subsets, by which the estimates are measured; only `affinity validate` runs them."""
-
-    subsets: int = Field(40, ge=2)
-    sizes: tuple[int, int] = Field((2, 8), description="smallest and largest subset; cut to the tasks there are")
-    anchors: int | None = Field(
-        None, ge=1, description="of many tasks: subsets are built around so many in turn, and only their losses count"
-    )
-    seeds: int = Field(3, ge=1, description="the truth is their mean; as many others tell how far it repeats")
-    start: Literal["base", "initial"] = Field("base", description="fine-tune the base model, or train from scratch")
-    recipe_seeds: int = Field(3, ge=0, description="random projections of the published recipe beside the estimate")
-    oracle_seeds: int = Field(
-        0,
-        ge=0,
-        description="trainings of the linearised network beside the estimate: its limit, and as costly as the truth",
-    )
-    seed: int = Field(0, ge=0)
-    tile: int = Field(50, ge=1, description="subsets trained together, the unit of resuming")
-    workers: int = Execution(2, ge=1)
-
-    @model_validator(mode="after")
-    def _sizes_ordered(self) -> ValidationConfig:
-        low, high = self.sizes
-        if not 1 <= low <= high:
-            raise ValueError(f"sizes {low, high} must satisfy 1 <= smallest <= largest")
-        return self
 
 
 class ResourceConfig(StageConfig):

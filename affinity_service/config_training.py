@@ -1,4 +1,4 @@
-"""Config of what is measured and scheduled while the base model trains."""
+"""Config of what is measured and scheduled while the base model trains, and of the trainings that measure estimates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from affinity_service.config_base import StageConfig
+from affinity_service.config_base import Execution, StageConfig
 
 # Affinities that come from the joint training itself (TAG), not from gradients at its end.
 MEASURED = ("lookahead", "first_order", "cosine")
@@ -83,4 +83,32 @@ class ScheduleConfig(StageConfig):
     def _probes_fit(self) -> ScheduleConfig:
         if self.probes > self.refresh:
             raise ValueError(f"probes {self.probes} is more than the {self.refresh} steps between refreshes")
+        return self
+
+
+class ValidationConfig(StageConfig):
+    """True trainings on sampled subsets, by which the estimates are measured; only `affinity validate` runs them."""
+
+    subsets: int = Field(40, ge=2)
+    sizes: tuple[int, int] = Field((2, 8), description="smallest and largest subset; cut to the tasks there are")
+    anchors: int | None = Field(
+        None, ge=1, description="of many tasks: subsets are built around so many in turn, and only their losses count"
+    )
+    seeds: int = Field(3, ge=1, description="the truth is their mean; as many others tell how far it repeats")
+    start: Literal["base", "initial"] = Field("base", description="fine-tune the base model, or train from scratch")
+    recipe_seeds: int = Field(3, ge=0, description="random projections of the published recipe beside the estimate")
+    oracle_seeds: int = Field(
+        0,
+        ge=0,
+        description="trainings of the linearised network beside the estimate: its limit, and as costly as the truth",
+    )
+    seed: int = Field(0, ge=0)
+    tile: int = Field(50, ge=1, description="subsets trained together, the unit of resuming")
+    workers: int = Execution(2, ge=1)
+
+    @model_validator(mode="after")
+    def _sizes_ordered(self) -> ValidationConfig:
+        low, high = self.sizes
+        if not 1 <= low <= high:
+            raise ValueError(f"sizes {low, high} must satisfy 1 <= smallest <= largest")
         return self

@@ -57,6 +57,7 @@ STAGES = (
         ("suite",),
         ("base_model/",),
         "base_model:train_base_model",
+        version=2,
     ),
     Stage(
         "gradients",
@@ -113,6 +114,7 @@ STAGES = (
         ("suite", "base_model", "groups"),
         ("group_models/",),
         "group_models:train_group_models",
+        version=2,
     ),
     Stage(
         "report",

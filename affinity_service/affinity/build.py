@@ -15,8 +15,7 @@ from affinity_service.affinity.linearized import LinearizedEstimator
 from affinity_service.affinity.network import ValidationNetworks
 from affinity_service.affinity.trained import TrainedEstimator
 from affinity_service.artifacts import StudyFolder
-from affinity_service.config import Config
-from affinity_service.gradients.own_parameters import MANY_TASKS
+from affinity_service.config import MANY_TASKS, Config
 from affinity_service.gradients.store import FeatureRows
 from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models import build_model

@@ -70,13 +70,19 @@ class LinearizedEstimator:
         self.penalty_factor, self.stop = penalty_factor, stop
         squared = [task.kind == "regression" for task in tasks]
         self.kinds = ["squared" if each else "logistic" for each in squared]
-        self._arrays = _tensors(train, device)
+        whole = Anchor.from_tensors(anchor, device)
+        # One penalised fit has no place for weights of one task's own: heads stay as they are.
+        frozen = whole.own is not None and config.solution == "ridge"
+        self.anchor = whole.of_shared() if frozen else whole
+        self._free = whole.shared if frozen else None
+        width = whole.dimension if frozen else None
+        self._arrays = _tensors(train, device, width)
         self._train, self._validation = (
-            split_by_task(*arrays, squared) for arrays in (self._arrays, _tensors(validation, device))
+            split_by_task(*arrays, squared) for arrays in (self._arrays, _tensors(validation, device, width))
         )
         self._queries = QueryFits(self._train)
         self._labelled = _labelled(train, len(tasks))
-        self.anchor = Anchor.from_tensors(anchor, device)
+        self._weights = len(whole.weights)
         self.network = network
         self._paths: Paths | None = None
 
@@ -149,7 +155,7 @@ class LinearizedEstimator:
                 "converged": converged.float(),
             }
             if w is not None and self.network is not None:
-                seen["weights"] = layout.whole(w)
+                seen["weights"] = self._whole(layout, w)
             for moment, stop in stops.items():
                 if moment == "best" and epoch <= self.config.fits.epochs:
                     stop.add(self.stop.score(mean, epoch), seen)
@@ -164,6 +170,14 @@ class LinearizedEstimator:
             weights = means.pop("weights", None)
             if self.network is not None and weights is not None:
                 means |= zip(("mean", "error"), self.network(weights, subsets), strict=True)
+        return found
+
+    def _whole(self, layout: SubsetWeights, w: Tensor) -> Tensor:
+        """(M, p) displacements of all weights of the base model."""
+        if self._free is None:
+            return layout.whole(w)
+        found = w.new_zeros(len(w), self._weights)
+        found[:, self._free] = w
         return found
 
     def _training(self, subsets: Sequence[Sequence[int]]) -> Training:
@@ -222,10 +236,10 @@ def _labelled(rows: FeatureRows, tasks: int) -> LabelBits:
     return LabelBits.from_mask(labelled)
 
 
-def _tensors(rows: FeatureRows, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _tensors(rows: FeatureRows, device: str, width: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     # Rows from the object store are read-only, which torch cannot express; nothing here writes to them.
     return (
-        torch.tensor(rows.features, device=device),
+        torch.tensor(rows.features[:, :width], device=device),
         torch.tensor(rows.margins.astype(np.float32), device=device),
         torch.tensor(rows.targets, device=device),
         torch.tensor(rows.task_of_row.astype(np.int64), device=device),

@@ -50,7 +50,8 @@ class ValidationNetworks:
         self.inputs = torch.cat([inputs, torch.zeros_like(inputs[:1])]).to(device)
         self.labels = torch.cat([labels, torch.full_like(labels[:1], torch.nan)]).to(device)
         self.device = device
-        widest = max(p.shape[0] for name, p in self.weights.items() if name in self.shared)
+        # Every model gathers its own examples.
+        widest = max(inputs[0].numel(), *(p.shape[0] for name, p in self.weights.items() if name in self.shared))
         self._together = max(1, min(_ENTRIES // (_ROWS * widest), _WEIGHTS // max(1, space.size)))
 
     @torch.no_grad()

@@ -59,6 +59,10 @@ def _example_errors(context: StageContext, subsets: Sequence[Sequence[int]], fit
 
     store = FeatureStore(context.folder)
     rows = store.rows(VALIDATION)
+    # Fits by a penalty move no heads.
+    own = 0 if context.config.solution == "ridge" else store.own_coordinates
+    if own != store.own_coordinates:
+        rows = replace(rows, features=rows.features[:, : -store.own_coordinates])
     arrays = (rows.features, rows.margins, rows.targets, rows.task_of_row.astype(np.int64))
     features, margins, targets, task_of_row = (torch.from_numpy(array.copy()) for array in arrays)
     squared = [task.kind == "regression" for task in context.suite.tasks]
@@ -66,7 +70,7 @@ def _example_errors(context: StageContext, subsets: Sequence[Sequence[int]], fit
     weights = fits["weights"].combine_chunks()
     coordinates = np.split(weights.values.to_numpy(), weights.offsets.to_numpy()[1:-1])
     seed = context.config.fits.seed
-    return example_errors(by_task, subsets, coordinates, seed, own_coordinates=store.own_coordinates)
+    return example_errors(by_task, subsets, coordinates, seed, own_coordinates=own)
 
 
 def group_tasks(context: StageContext) -> StageOutcome:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,8 @@ from affinity_service.engine.train_job import TrainJob
 from affinity_service.errors import UserError
 from affinity_service.evaluation.flops import RunFlops
 from affinity_service.evaluation.outcomes import GROUPS, plan_runs
-from affinity_service.evaluation.stacked import Run, RunOutcome, StackedTrainer, split_losses
-from affinity_service.gradients.own_parameters import MANY_TASKS
+from affinity_service.evaluation.run import Run, stack_lengths
+from affinity_service.evaluation.stacked import RunOutcome, StackedTrainer, split_losses
 from affinity_service.models import build_model
 from affinity_service.tables import read_table, write_table
 from affinity_service.tasks.suite import TEST, VALIDATION, Suite
@@ -81,13 +82,9 @@ def _trials(runs: Sequence[Run], kept: Sequence[Run], config: Config) -> list[Tr
     size = config.group_models.models_per_trial
     # Sorted by number of tasks: models that see equally many examples waste no steps on each other.
     unique = sorted(set(runs), key=lambda run: (-len(run.tasks), run.tasks, run.seed))
-    chunks: list[list[Run]] = []
-    for run in unique:
-        # All models of a stack have as many heads as the largest: one of hundreds must not make the others as wide.
-        narrow = bool(chunks) and len(chunks[-1][0].tasks) > max(MANY_TASKS, 2 * len(run.tasks))
-        if not chunks or len(chunks[-1]) == size or narrow:
-            chunks.append([])
-        chunks[-1].append(run)
+    lengths = stack_lengths([len(run.tasks) for run in unique], size)
+    starts = accumulate(lengths, initial=0)
+    chunks = [unique[start : start + length] for start, length in zip(starts, lengths, strict=False)]
     return [Trial(tuple(chunk), tuple(run for run in chunk if run in set(kept))) for chunk in chunks]
 
 

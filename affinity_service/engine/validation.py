@@ -42,7 +42,7 @@ Losses = NDArray[np.float64]
 # After so many epochs, beside the best validation loss, the default truth.
 EPOCHS = (2, 5)
 # Counts changes of what a true training computes: pieces of another version are not read.
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 
 
 def anchor_tasks(config: Config, tasks: int) -> list[int]:

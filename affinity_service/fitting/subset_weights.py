@@ -44,6 +44,11 @@ class Anchor:
         weights, scale, mean, square = (tensors[name].to(device) for name in ("weights", "scale", "mean", "square"))
         return cls(weights, scale, basis, mean, square, own)
 
+    def of_shared(self) -> Anchor:
+        """Of the shared weights alone, as if they were all."""
+        tables = (table[:, self.shared] for table in (self.mean, self.square))
+        return Anchor(self.weights[self.shared], self.scale[self.shared], self.basis, *tables)
+
     def table(self, name: Table) -> Tensor:
         """(T, p) one of the numbers per task and weight."""
         return self.mean**2 if name == "squared_mean" else getattr(self, name)

@@ -13,22 +13,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from affinity_service.config import Config, GradientConfig
+from affinity_service.config import LARGEST_HEAD, MANY_TASKS, Config, GradientConfig
 from affinity_service.gradients.per_example import GradientBlock
 from affinity_service.gradients.reductions import Reduction, build_reduction
 from affinity_service.gradients.reductions.subspace import Subspace
 from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models.heads import TaskHeads, task_heads
 
-# With fewer tasks one basis holds heads and shared parameters alike.
-MANY_TASKS = 50
-# A larger head is no small part of a row.
-LARGEST_HEAD = 256
-
 
 def heads_apart(config: Config, model: nn.Module, tasks: int) -> bool:
-    """Whether features keep the gradient by the row's own head as it is, beside the coordinates of the rest."""
-    if config.gradients.reduction != "subspace" or config.solution != "path" or config.gradients.layers:
+    """Whether features keep the gradient by the row's own head as it is, beside the coordinates of the rest: with few
+    tasks one basis holds both, and a large head is no small part of a row."""
+    if config.gradients.reduction != "subspace" or config.gradients.layers:
         return False
     found = [module for module in model.modules() if isinstance(module, TaskHeads)]
     if len(found) != 1:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from affinity_service.config import Config
-from affinity_service.gradients.own_parameters import MANY_TASKS
+from affinity_service.config import MANY_TASKS, Config
 from affinity_service.planning.workload import Subsets, Workload, expected_epochs, expected_groups, group_trainings
 from affinity_service.tasks.sampling import steps_per_epoch
 from affinity_service.tasks.suite import TRAIN, VALIDATION

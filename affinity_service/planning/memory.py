@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from affinity_service.config import Config
 from affinity_service.planning.flops import REFERENCE_ROWS
 from affinity_service.planning.machine import Machine
-from affinity_service.planning.workload import Subsets, Workload, expected_groups, group_trainings
+from affinity_service.planning.workload import Subsets, Workload, expected_groups, group_trainings, trials_of
 
 MB = 1 << 20
 # Raylet, control store, dashboard, agents, log monitor.
@@ -132,11 +132,13 @@ def group_model_bytes(
     if not stacked:
         one = base_model_bytes(config, work, machine, config.base.workers)
         return Bytes(one.memory + (workers - 1) * (one.memory - _common(machine, work)), one.gpu, kept)
-    runs = sum(number for _, number in group_trainings(config.group_models, work.tasks, groups))
-    models = min(config.group_models.models_per_trial, runs)
     batch = max(config.base.batch_size, min(2048, work.rows[1]))
-    # The first trial holds the model of all tasks, and others with as many heads.
-    stack = models * stacked_model_bytes(work.parameters, batch, work.activations)
+    trainings = group_trainings(config.group_models, work.tasks, groups)
+    stack = max(
+        models * stacked_model_bytes(work.parameters_with(columns), batch, work.activations_with(columns))
+        for models, tasks in trials_of(trainings, config.group_models.models_per_trial)
+        for columns in [work.columns_of(tasks)]
+    )
     # Ray keeps a process per core: those that no trial takes still hold what the fits left in them.
     idle = max(0, min(machine.cores, fit_workers) - workers) * (WORKER + _idle_heap(config, work))
     held = TRAIN_REMAINS + idle + workers * (WORKER + stack)
@@ -151,7 +153,11 @@ def _fit_heap(config: Config, work: Workload) -> float:
         moved = work.moved_weights(config, config.fits.sizes[1])
         together = min(config.fits.tile, max(1, PATH_BYTES // (4 * PATH_COPIES * moved)))
         anchor = 4.0 * (work.parameters * (3 * work.tasks + 2) + work.basis_rows(config) * work.dimension(config))
-        return FIT_OVERHEAD + 2 * 4.0 * work.labels * d + anchor + 4.0 * together * PATH_COPIES * moved
+        # Every task's curvature or its rows once more, and where heads lie apart the tables cut in two.
+        curvatures = 4.0 * d * sum(min(rows, d) for rows in work.train)
+        cut = 4.0 * 3 * work.tasks * work.body_parameters if work.heads_apart(config) else 0.0
+        held = anchor + curvatures + cut + 4.0 * together * PATH_COPIES * moved
+        return FIT_OVERHEAD + 2 * 4.0 * work.labels * d + held
     sample = 4 * d * min(sum(work.train), max(16 * work.tasks, REFERENCE_ROWS * d))
     features = 4 * work.labels * d
     return FIT_COPIES * features + 3 * sample + 2 * _curvature(config, work) + FIT_OVERHEAD

@@ -28,7 +28,7 @@ from affinity_service.planning.flops import (
 )
 from affinity_service.planning.machine import Machine
 from affinity_service.planning.memory import SIGN_CACHE, STACK_BYTES, stacked_model_bytes
-from affinity_service.planning.workload import Subsets, Workload, expected_groups, group_trainings
+from affinity_service.planning.workload import Subsets, Workload, expected_groups, group_trainings, trials_of
 from affinity_service.tasks.sampling import steps_per_epoch
 from affinity_service.tasks.suite import TRAIN, VALIDATION
 
@@ -212,7 +212,7 @@ def group_model_seconds(
         one = base_model_seconds(config, work, machine, epochs, config.base.workers)
         return TUNE_START * rates.overhead * rates.slowdown + math.ceil(runs / workers) * one
     total, longest = 0.0, 0.0
-    for models, size in _trials(config, trainings):
+    for models, size in trials_of(trainings, settings.models_per_trial):
         seconds = epochs * _stack_epoch(config, work, machine, models, size)
         total, longest = total + seconds, max(longest, seconds)
     return (TUNE_START * rates.overhead + max(longest, total / workers)) * rates.slowdown
@@ -224,13 +224,6 @@ def report_seconds(machine: Machine) -> float:
 
 def start_seconds(machine: Machine) -> float:
     return RAY_START * machine.rates.overhead * machine.rates.slowdown
-
-
-def _trials(config: Config, trainings: list[tuple[float, int]]) -> list[tuple[int, float]]:
-    """(models, tasks of the largest) per trial; models lie in the trials by falling number of tasks."""
-    size = config.group_models.models_per_trial
-    every = [tasks for tasks, models in trainings for _ in range(models)]
-    return [(len(part), max(part)) for part in (every[i : i + size] for i in range(0, len(every), size))]
 
 
 def _stack_epoch(config: Config, work: Workload, machine: Machine, models: int, tasks: float) -> float:

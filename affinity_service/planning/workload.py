@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from affinity_service.config import Config, GroupModelConfig, TrainConfig
+from affinity_service.config import LARGEST_HEAD, MANY_TASKS, Config, GroupModelConfig, TrainConfig
 from affinity_service.config_models import ModelConfig, SAGEConfig, SIGNConfig, check_inputs
-from affinity_service.gradients.own_parameters import LARGEST_HEAD, MANY_TASKS
+from affinity_service.evaluation.run import stack_lengths
 from affinity_service.tasks.suite import SPLITS, TRAIN, VALIDATION, Suite
 
 
@@ -148,7 +148,7 @@ class Workload:
         """As gradients/own_parameters.py decides."""
         subspace = config.gradients.reduction == "subspace" and not config.gradients.layers
         few = (self.width + 1) * max(self.outputs) <= LARGEST_HEAD
-        return subspace and config.solution == "path" and self.tasks > MANY_TASKS and few
+        return subspace and self.tasks > MANY_TASKS and few
 
     def own_coordinates(self, config: Config) -> int:
         """Numbers of a stored gradient that are of the row's own head."""
@@ -240,6 +240,13 @@ def group_trainings(config: GroupModelConfig, tasks: int, groups: int) -> list[t
         (1.0, min(tasks, config.single_tasks)),
     ]
     return [(size, number * config.seeds) for size, number in kinds if number]
+
+
+def trials_of(trainings: Sequence[tuple[float, int]], together: int) -> list[tuple[int, float]]:
+    """(models, tasks of the largest) per trial."""
+    every = sorted((tasks for tasks, models in trainings for _ in range(models)), reverse=True)
+    lengths = stack_lengths(every, together)
+    return [(length, every[start]) for length, start in zip(lengths, accumulate(lengths, initial=0), strict=False)]
 
 
 def shared_layers(model: ModelConfig, input_shape: Sequence[int]) -> tuple[SharedLayer, ...]:

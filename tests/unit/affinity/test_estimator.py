@@ -17,6 +17,7 @@ from affinity_service.errors import UserError
 from affinity_service.evaluation.fine_tuning import FineTuner
 from affinity_service.fitting.path import Training
 from affinity_service.fitting.subset_weights import Anchor
+from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.tasks.suite import VALIDATION
 from tests.estimating import estimator_of, features_of, model_of, space_of
 from tests.suites import mixed_suite
@@ -99,6 +100,21 @@ def test_heads_apart_are_the_same_model_with_fewer_weights_to_move(monkeypatch):
             np.testing.assert_allclose(found, expected, rtol=1e-3)
     h, d = apart.anchor.own.shape[1], apart.anchor.dimension
     assert [len(row) for row in a.coordinates] == [d + h * len(subset) for subset in SUBSETS]
+
+
+def test_a_penalised_fit_beside_heads_apart_moves_the_shared_weights_alone():
+    ridge = {"solution": "ridge", "l2": 0.05}
+    wide = {"reduction": "subspace", "dimension": 500, "landmarks": 2000}
+    model = model_of(config(), SUITE)
+    apart = estimator_of(config(gradients=wide, fits=ridge), SUITE, model, apart=True)
+    only = config(gradients={**wide, "layers": ["body.*"]}, fits=ridge)
+    space = WeightSpace({name: tuple(p.shape) for name, p in model.named_parameters()}, ["body.*"])
+    rows, anchor = features_of(only, SUITE, model, space=space)
+    body = LinearizedEstimator(*rows, SUITE.tasks, only, anchor)
+    found, expected = apart.estimate(SUBSETS), body.estimate(SUBSETS)
+    for a, b in zip(found.losses, expected.losses, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3)
+    assert {len(row) for row in found.coordinates} == {apart.anchor.dimension}
 
 
 def test_the_network_at_the_weights_found():

@@ -13,7 +13,8 @@ def config(**validation) -> Config:
 def test_subsets_are_built_around_anchors_in_turn():
     settings = config(anchors=4, subsets=20, sizes=(3, 5))
     anchors, subsets = anchor_tasks(settings, 30), validation_subsets(settings, 30)
-    assert len(anchors) == 4 and len(set(subsets)) == 20
+    assert len(anchors) == 4
+    assert len(set(subsets)) == 20
     assert all(3 <= len(subset) <= 5 and set(subset) & set(anchors) for subset in subsets)
     assert all(sum(anchor in subset for subset in subsets) >= 5 for anchor in anchors)
 

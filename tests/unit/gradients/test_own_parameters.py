@@ -51,12 +51,13 @@ def test_features_are_the_bases_coordinates_and_the_heads_own_gradient():
     ("sections", "apart"),
     [
         ({}, True),
-        ({"fits": {"solution": "ridge"}}, False),
+        # The same features whatever is made of them: the stage must not run again for it.
+        ({"fits": {"solution": "ridge"}}, True),
         ({"gradients": {"reduction": "exact"}}, False),
         ({"gradients": {"layers": ["body.*"]}}, False),
     ],
 )
-def test_heads_lie_apart_where_there_are_many_and_the_path_can_take_them(monkeypatch, sections, apart):
+def test_heads_lie_apart_where_there_are_many_and_they_are_small(monkeypatch, sections, apart):
     settings = config(**sections)
     model = model_of(settings, SUITE)
     assert not heads_apart(settings, model, len(SUITE.tasks))
