@@ -227,11 +227,11 @@ def embedding(folder: Path) -> None:
 
 def growth(folder: Path) -> None:
     """Seconds of the whole way, less the start of processes, when edges or tasks double."""
-    small = {"nodes": 250_000, "edges": 5_000_000, "communities": 500, "largest": 100}
+    small = {"nodes": 200_000, "edges": 4_000_000, "communities": 500, "largest": 120}
     cases = {
         "as it is": small,
-        "edges doubled": {**small, "nodes": 500_000, "edges": 10_000_000},
-        "tasks doubled": {**small, "communities": 1000, "largest": 200},
+        "edges doubled": {**small, "nodes": 400_000, "edges": 8_000_000},
+        "tasks doubled": {**small, "communities": 1000, "largest": 240},
     }
     print("\n## growth")
     print("| case | seconds of stages | of the first |")
@@ -239,9 +239,10 @@ def growth(folder: Path) -> None:
     first = None
     for name, data in cases.items():
         content = largest(**data)
-        # As many subsets per task.
-        content["fits"]["subsets"] = 4 * data["largest"]
-        config = Config.parse(content, name=name.replace(" ", "-"))
+        # As many subsets per task, and enough for every pair.
+        content["fits"]["subsets"] = 8 * data["largest"]
+        content["name"] = name.replace(" ", "-")
+        config = Config.parse(content)
         study = Study.run(config, folder / f"growth-{config.name}", reporter=LogReporter(), until="groups")
         spent = sum(stage["seconds"] for stage in study.folder.read_json("timings.json")["stages"])
         first = first or spent
