@@ -41,6 +41,8 @@ EPOCH_REPORT = 0.35
 # A step of the DeepSpeed engine on a tiny model, and what each further worker adds through gloo.
 ENGINE_STEP = 0.006
 ENGINE_WORKER = 0.003
+# The parameters of each head, through the model, the engine and the optimizer (measured with 500).
+ENGINE_HEAD = 5e-5
 # The gradient of one task, in tiny operations per layer.
 MEASURING = 40
 # A pool of gradient actors, of fit workers, of Tune trials: until the first is at work, and the end.
@@ -77,7 +79,7 @@ BYTES_PER_SECOND = 3e8
 def base_model_seconds(config: Config, work: Workload, machine: Machine, epochs: float, workers: int) -> float:
     rates, train = machine.rates, config.base
     steps = steps_per_epoch(work.rows[TRAIN], train.batch_size) * train.accumulation
-    step = (ENGINE_STEP + ENGINE_WORKER * (workers - 1)) * rates.overhead
+    step = (ENGINE_STEP + ENGINE_WORKER * (workers - 1) + ENGINE_HEAD * work.tasks) * rates.overhead
     step += 20 * work.parameters / rates.elements
     # One pass backward per task, each of tiny operations.
     measurement = MEASURING * work.tasks * (len(work.body) + 1) * rates.operation
