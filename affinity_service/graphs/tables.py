@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,10 @@ def write_graph_tables(graph: RawGraph, out: str) -> None:
     }
     edges = {name: pa.array(graph.ids[graph.edges[:, side]]) for side, name in enumerate(("source", "target"))}
     folder = StudyFolder.at(out)
-    for name, content in zip(TABLES, (columns, edges, labels), strict=True):
-        with folder.writing(f"{name}.parquet") as stream:
+    # All three get their names at the end: stopped before, they leave the graph that was there as it was.
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(folder.writing(f"{name}.parquet")) for name in TABLES]
+        for stream, content in zip(streams, (columns, edges, labels), strict=True):
             pq.write_table(pa.table(content), stream, write_page_checksum=True)
 
 

@@ -60,6 +60,23 @@ def test_a_graph_that_cannot_be_used_is_not_written(small, tmp_path):
     assert not (tmp_path / "g").exists()
 
 
+def test_a_write_that_is_stopped_leaves_the_graph_that_was_there(small, tmp_path, monkeypatch):
+    write_graph_tables(small, str(tmp_path))
+    write, told = pq.write_table, []
+
+    def stopped(table, *rest, **options):
+        told.append(table)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+        write(table, *rest, **options)
+
+    monkeypatch.setattr(pq, "write_table", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_graph_tables(replace(small, ids=small.ids + 100, features=None), str(tmp_path))
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["edges.parquet", "labels.parquet", "nodes.parquet"]
+    same(small, read_graph_tables(str(tmp_path)))
+
+
 def broken(folder, name, **columns):
     """A table with other columns; None leaves one out."""
     table = pq.read_table(folder / f"{name}.parquet")
