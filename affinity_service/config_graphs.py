@@ -53,8 +53,17 @@ class GraphSource(SourceConfig):
         "symmetric", description="of a hop: by the root of both degrees, or the mean over neighbours; a node counts too"
     )
     features: NodeFeatureConfig = NodeFeatureConfig()
-    most_positives: int | None = Field(None, ge=1, description="members of a community that are examples, at most")
-    negatives: float = Field(1.0, gt=0, description="sampled non-members per positive, where none are given")
+    most_positives: int | None = Field(
+        None,
+        ge=1,
+        description="members of a community that are examples, at most; known non-members then have a cap, `negatives`",
+    )
+    negatives: float = Field(
+        1.0,
+        gt=0,
+        description="sampled non-members per positive, in each part of a given split; known ones are all examples, "
+        "unless `most_positives` is given, which leaves so many of them at most",
+    )
     negatives_from: Literal["members", "nodes"] = Field(
         "members", description="members of the other chosen communities, or all nodes of the graph"
     )

@@ -50,7 +50,7 @@ GRADIENTS, TRAINING = "gradients", "training"
 # Only of data that has to be prepared, such as a graph, whose files stand behind the need `source`.
 SUITE = "suite"
 STAGES = (
-    Stage(SUITE, ("data",), ("source",), ("suite/", "graph/"), "suite:prepare_suite", version=2),
+    Stage(SUITE, ("data",), ("source",), ("suite/", "graph/"), "suite:prepare_suite", version=3),
     Stage(
         "base_model",
         ("model", "base", "measuring", "schedule"),

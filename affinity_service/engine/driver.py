@@ -6,13 +6,14 @@ import contextlib
 import importlib
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.config_graphs import GraphSource
 from affinity_service.engine.context import StageContext
 from affinity_service.errors import UserError
-from affinity_service.graphs.source import source_identity
+from affinity_service.graphs.source import files_of, source_identity
 from affinity_service.lock import driver_lock
 from affinity_service.planning import refuse_if_too_large
 from affinity_service.reporter import Reporter
@@ -21,6 +22,9 @@ from affinity_service.tasks import Suite, load_suite
 from affinity_service.tasks.prepared import read_suite
 from affinity_service.tasks.source import planned_suite
 from affinity_service.version import provenance
+
+# Stands for the files that the suite beside it was made from.
+SOURCE = "suite/source.json"
 
 
 def run_study(
@@ -37,7 +41,7 @@ def run_study(
     check_stage_name(until, stages)
     suite: Suite | None = None
     if isinstance(config.data, GraphSource):
-        identities = {"source": source_identity(config.data)}
+        identities = {"source": _source_identity(config, config.data, folder, reporter)}
     else:
         suite = load_suite(config.data)
         identities = {"suite": suite.content_hash}
@@ -75,11 +79,29 @@ def run_study(
             if stage.name == SUITE:
                 # From here on the suite itself, no longer its counts.
                 suite = read_suite(folder)
+                if not folder.exists(SOURCE):
+                    folder.write_json(SOURCE, {"identity": identities["source"]})
                 _check_fit_for(config, suite)
                 _describe(config, folder, suite)
                 described = True
             if stage.name == until:
                 break
+
+
+def _source_identity(config: Config, source: GraphSource, folder: StudyFolder, reporter: Reporter) -> str:
+    """Of the source's files; where they are gone, of those that the finished suite of this `data` section was made
+    from."""
+    try:
+        return source_identity(source)
+    except UserError as error:
+        if all(Path(path).exists() for path in files_of(source)) or not folder.exists(SOURCE):
+            raise
+        stored = folder.read_json(SOURCE)["identity"]
+        (stage,) = (each for each in stages_of(config) if each.name == SUITE)
+        if not folder.is_done(SUITE, stage.fingerprint(config, {"source": stored})):
+            raise
+        reporter.warn(f"{error}; the suite that was made of it before is used")
+        return str(stored)
 
 
 def _last_planned(until: str, stages: Sequence[Stage]) -> str:

@@ -6,7 +6,7 @@ interrupted stage continues from the blocks that are there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -31,8 +31,9 @@ from affinity_service.graphs.embedding import (
 )
 from affinity_service.graphs.examples import Examples, sample_examples
 from affinity_service.graphs.propagate import next_hop, row_scale
+from affinity_service.graphs.raw import RawGraph
 from affinity_service.graphs.source import read_graph
-from affinity_service.graphs.tiles import GraphFacts, read_tiles, tile_edges, write_tiles
+from affinity_service.graphs.tiles import BOTH_WAYS, TILES, GraphFacts, read_tiles, tile_edges, write_tiles
 from affinity_service.graphs.trees import example_nodes, gather
 from affinity_service.tasks.prepared import CONTENT, read_suite, write_suite
 from affinity_service.tasks.source import checked_suite
@@ -49,18 +50,29 @@ def build_graph(source: GraphSource, folder: StudyFolder) -> None:
     examples = sample_examples(graph, source)
     with folder.writing(EXAMPLES) as stream:
         np.savez(stream, nodes=examples.nodes, labels=examples.labels, split=examples.split, tasks=examples.tasks)
-    facts, tiles = tile_edges(graph.edges, graph.nodes, source.directed, source.block_rows)
-    for block, own in enumerate(tiles):
-        write_tiles(folder, block, own)
+    facts = _write_tiles(graph, source.directed, source, folder)
     given = graph.features is not None and source.features.kind != "structural"
+    embedded = facts
+    if source.directed and not given:
+        embedded = _write_tiles(graph, False, source, folder, BOTH_WAYS)
     # What node features begin from: their own, or where the embedding begins with random numbers.
     if graph.features is not None and given:
         start = torch.from_numpy(graph.features)
     else:
         start = in_large_component(graph.edges, graph.nodes, source.features.dimension)
+        facts = replace(facts, without_features=int((start == 0).sum()))
     for block in range(facts.blocks):
         write_block(folder, layer_name(GIVEN if given else LARGE, block), start[facts.rows(block)])
-    folder.write_json(FACTS, {**facts.to_json(), "given": given})
+    folder.write_json(FACTS, {**facts.to_json(), "given": given, "embedding_entries": embedded.entries})
+
+
+def _write_tiles(
+    graph: RawGraph, directed: bool, source: GraphSource, folder: StudyFolder, kind: str = TILES
+) -> GraphFacts:
+    facts, tiles = tile_edges(graph.edges, graph.nodes, directed, source.block_rows)
+    for block, own in enumerate(tiles):
+        write_tiles(folder, block, own, kind)
+    return facts
 
 
 @ray.remote
@@ -81,7 +93,9 @@ class Layer:
         return f"{self.kind}-{self.number}"
 
     def make(self, block: int, facts: GraphFacts, source: GraphSource, folder: StudyFolder) -> None:
-        tiles, dtype = read_tiles(folder, block), TYPES[source.precision]
+        # Along edges only, every node that none leads to would have an eigenvector for itself.
+        both = self.kind == POWER and source.directed
+        tiles, dtype = read_tiles(folder, block, BOTH_WAYS if both else TILES), TYPES[source.precision]
         scale = row_scale(tiles.degrees, source.normalisation)
         if self.kind in (POWER, HOP) and self.number:
             before = Layer(self.kind, self.number - 1)
@@ -167,10 +181,9 @@ def prepare_suite(context: StageContext) -> StageOutcome:
         context.progress(0, 1, "reading the graph")
         result(build_graph.options(**options).remote(source, folder))
     found = folder.read_json(FACTS)
-    given = found.pop("given")
+    given, embedding_entries = found.pop("given"), found.pop("embedding_entries")
     facts = GraphFacts(**found)
-    if facts.isolated:
-        context.warn(f"{facts.isolated} of {facts.nodes} nodes have no edge: their neighbourhoods are they alone")
+    warn_of(facts, source.features.dimension, context.warn)
     layers = layers_of(source, given)
     # Once the suite is whole, what it was made from may be half removed.
     if not folder.exists(CONTENT):
@@ -178,9 +191,20 @@ def prepare_suite(context: StageContext) -> StageOutcome:
         result(assemble.options(**options).remote(facts, source, folder))
     folder.delete("graph/")
     suite = read_suite(folder)
-    entries = facts.edges * (1 if facts.directed else 2)
-    hops = sum(1 for layer in layers if layer.kind in (POWER, HOP) and layer.number)
-    return StageOutcome(2.0 * hops * entries * suite.inputs.shape[-1], workers, suite.content_hash)
+    entries = {POWER: embedding_entries, HOP: facts.entries}
+    sums = sum(entries[layer.kind] for layer in layers if layer.kind in entries and layer.number)
+    return StageOutcome(2.0 * sums * suite.inputs.shape[-1], workers, suite.content_hash)
+
+
+def warn_of(facts: GraphFacts, dimension: int, warn: Callable[[str], None]) -> None:
+    """What nodes lack, with structural features of this dimension."""
+    if facts.isolated:
+        warn(f"{facts.isolated} of {facts.nodes} nodes have no edge: their neighbourhoods are they alone")
+    if facts.without_features:
+        warn(
+            f"{facts.without_features} of {facts.nodes} nodes lie in components of at most {dimension} nodes "
+            "(data.features.dimension): their structural features are zeros"
+        )
 
 
 def _make(

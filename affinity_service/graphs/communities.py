@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from affinity_service.errors import UserError
 from affinity_service.graphs.edge_list import NUMBER
 from affinity_service.tasks.files import read_bytes, read_text
+
+# Possessive: a line is gone through once, and nothing is kept of where it could have been read otherwise.
+_LINE = re.compile(rb"\s*+(?:-?\d{1,18}+(?:\s++|\Z))++")
 
 
 def read_communities(path: str) -> dict[str, NDArray[np.int64]]:
@@ -24,18 +28,21 @@ def read_communities(path: str) -> dict[str, NDArray[np.int64]]:
     """
     if path.removesuffix(".gz").endswith(".json"):
         return _from_json(path)
-    found = {}
-    lines = read_bytes(path).removeprefix(b"\xef\xbb\xbf").splitlines()
-    kept = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith(b"#")]
-    for index, (number, line) in enumerate(kept):
-        words = line.split()
-        bad = next((word for word in words if not NUMBER.fullmatch(word)), None)
-        if bad is not None:
+    content = read_bytes(path).removeprefix(b"\xef\xbb\xbf")
+    found: dict[str, NDArray[np.int64]] = {}
+    # One line in memory at a time beside the file.
+    for match in re.finditer(rb"[^\r\n]+", content):
+        line = match.group()
+        if line.isspace() or line.startswith(b"#"):
+            continue
+        if not _LINE.fullmatch(line):
+            bad = next(word for word in line.split() if not NUMBER.fullmatch(word))
+            number = len(content[: match.start()].splitlines()) + 1
             raise UserError(
                 f"{path}: line {number}: {bad[:40].decode('utf-8', 'replace')!r} is no node id; a community is a line "
                 "of whole numbers"
             )
-        found[f"community_{index}"] = np.unique(np.array(words, dtype=np.int64))
+        found[f"community_{len(found)}"] = np.unique(np.fromstring(line, np.int64, sep=" "))
     if not found:
         raise UserError(f"{path}: no line has a community; expected one per line, as node ids")
     return found

@@ -44,4 +44,5 @@ def next_hop(tiles: Tiles, block: int, travelling: Callable[[int], Tensor]) -> T
                 mode="sum",
                 include_last_offset=True,
             )
-    return total.div_(tiles.degrees.float().add_(1)[:, None]).to(own.dtype)
+    # Not in place: without any neighbour the total is the block itself, a read-only map of its file.
+    return total.div(tiles.degrees.float().add_(1)[:, None]).to(own.dtype)

@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from affinity_service.errors import UserError
-from affinity_service.graphs.raw import Nodes, RawGraph, check_graph
+from affinity_service.graphs.raw import NO_SPLIT, Nodes, RawGraph, check_graph
 from affinity_service.tasks.files import check_path, reason
 from affinity_service.tasks.suite import SPLITS
 
@@ -61,14 +61,12 @@ def graph_from_pyg(data: Any, task_names: Sequence[str] | None = None, origin: s
         raise UserError(f"{origin}: `y` is {_shape(labels)}, expected classes (nodes,) or labels (nodes, tasks)")
     nodes, features = len(labels), _features(data, origin, len(labels))
     split = _split(data, origin, nodes)
-    known = np.ones(nodes, bool) if split is None else split >= 0
+    known = np.ones(nodes, bool) if split is None else split != NO_SPLIT
     if labels.shape[1:] in ((), (1,)) and not _is_binary_column(labels):
         members, others = _by_class(labels.reshape(nodes), known, task_names, origin)
     else:
         members, others = _by_column(labels.reshape(nodes, -1), known, task_names, origin)
-    # A node in no mask has no label left; where one is drawn as a negative, it trains.
-    codes = None if split is None else np.maximum(split, 0).astype(np.int8)
-    graph = RawGraph(origin, np.arange(nodes), edges.T.astype(np.int64), members, others, features, codes)
+    graph = RawGraph(origin, np.arange(nodes), edges.T.astype(np.int64), members, others, features, split)
     check_graph(graph)
     return graph
 
@@ -165,17 +163,17 @@ def _features(data: Any, origin: str, nodes: int) -> NDArray[np.float32] | None:
 
 
 def _split(data: Any, origin: str, nodes: int) -> NDArray[np.int8] | None:
-    """(n,) codes into ``SPLITS``, −1 for nodes in no mask; None where there are no masks."""
+    """(n,) codes into ``SPLITS``, ``NO_SPLIT`` for nodes in no mask; None where there are no masks."""
     found = {name: mask for name in MASKS if (mask := _array(data, name, origin)) is not None}
     if not found:
         return None
-    split = np.full(nodes, -1, np.int8)
+    split = np.full(nodes, NO_SPLIT, np.int8)
     for name, mask in found.items():
         if mask.shape != (nodes,) or mask.dtype != np.bool_:
             raise UserError(
                 f"{origin}: `{name}` is {_shape(mask)}, expected bool of shape ({nodes},); choose one split"
             )
-        both = np.flatnonzero(mask & (split >= 0))
+        both = np.flatnonzero(mask & (split != NO_SPLIT))
         if len(both):
             raise UserError(f"{origin}: node {both[0]} is in `{name}` and in another mask")
         split[mask] = SPLITS.index(MASKS[name])

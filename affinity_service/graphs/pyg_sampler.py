@@ -36,7 +36,10 @@ def check_installed() -> None:
 
 class PyGSampler:
     """A ``NeighbourSampler``. rng : shuffles each node's neighbours, as torch-sparse (0.6.18) does not draw all of them
-    alike: the last in a list about half as often (rusty1s/pytorch_sparse issue 385)."""
+    alike: the last in a list about half as often (rusty1s/pytorch_sparse issue 385).
+
+    What is drawn by a seed depends on whether pyg-lib or torch-sparse is installed; the first is used where both are.
+    """
 
     def __init__(self, facts: GraphFacts, tiles: Callable[[int], Tiles], rng: np.random.Generator) -> None:
         check_installed()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from affinity_service.errors import UserError
 
 Nodes = NDArray[np.int64]
+NO_SPLIT = -1
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class RawGraph:
     members : task name → its nodes, ascending.
     others : task name → nodes that are known not to belong to it; tasks without an entry have sampled negatives.
     features : (n, d) float32, or None.
-    split : (n,) codes into ``tasks.suite.SPLITS``, or None.
+    split : (n,) codes into ``tasks.suite.SPLITS``, ``NO_SPLIT`` for nodes that are examples of nothing; or None.
     """
 
     origin: str

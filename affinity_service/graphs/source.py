@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from affinity_service.config_graphs import GeneratedGraphSource, GraphSource, GraphTablesSource, SnapSource
 from affinity_service.errors import UserError
@@ -57,6 +59,17 @@ def planned_graph(source: GraphSource) -> tuple[RawGraph, int]:
         graph = induced_graph(graph)
     _check_blocks(graph, source)
     return graph, source.edges
+
+
+def has_given_features(source: GraphSource) -> bool:
+    """Whether the nodes' own features are used, as far as can be seen without reading them."""
+    if source.features.kind != "auto" or not isinstance(source, GraphTablesSource):
+        return source.features.kind == "given"
+    try:
+        return "features" in pq.read_schema(f"{source.path}/nodes.parquet").names
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
+        # Whoever reads the table says what it lacks; where it is gone, the suite has been made of it.
+        return False
 
 
 def _check_blocks(graph: RawGraph, source: GraphSource) -> None:

@@ -1,11 +1,13 @@
 """The native form of a graph: a folder of three Parquet tables.
 
-`nodes`: `node` (an id, whole number or text) and, where known, `features` (a list of numbers) and `split`. `edges`:
-`source` and `target`. `labels`: `node`, `task` and, where known, `label` (1 belongs, 0 does not; 1 when absent).
+`nodes`: `node` (an id, whole number or text) and, where known, `features` (a list of numbers) and `split` (train,
+validation, test, or none for an example of nothing). `edges`: `source` and `target`. `labels`: `node`, `task` and,
+where known, `label` (1 belongs, 0 does not; 1 when absent).
 """
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,14 @@ from numpy.typing import NDArray
 
 from affinity_service.artifacts import StudyFolder
 from affinity_service.errors import UserError
-from affinity_service.graphs.raw import Nodes, RawGraph, check_graph
+from affinity_service.graphs.raw import NO_SPLIT, Nodes, RawGraph, check_graph
 from affinity_service.tasks.columns import is_text
 from affinity_service.tasks.files import check_path, reason
 from affinity_service.tasks.suite import SPLITS
 
 TABLES = ("nodes", "edges", "labels")
+# What the column `split` says; the last word is also number −1, as Python counts.
+_SPLIT_CODES = {**{name: code for code, name in enumerate(SPLITS)}, "none": NO_SPLIT}
 
 
 def read_graph_tables(path: str) -> RawGraph:
@@ -60,7 +64,7 @@ def write_graph_tables(graph: RawGraph, out: str) -> None:
         width = graph.features.shape[1]
         columns["features"] = pa.FixedSizeListArray.from_arrays(pa.array(graph.features.ravel()), width)
     if graph.split is not None:
-        columns["split"] = pa.array(np.array(SPLITS)[graph.split])
+        columns["split"] = pa.array(np.array(list(_SPLIT_CODES))[graph.split])
     names, parts = list(graph.members), [(graph.members, 1), (graph.others, 0)]
     listed = [(task, nodes[name], label) for nodes, label in parts for task, name in enumerate(names) if name in nodes]
     counts = [len(nodes) for _, nodes, _ in listed]
@@ -72,8 +76,10 @@ def write_graph_tables(graph: RawGraph, out: str) -> None:
     }
     edges = {name: pa.array(graph.ids[graph.edges[:, side]]) for side, name in enumerate(("source", "target"))}
     folder = StudyFolder.at(out)
-    for name, content in zip(TABLES, (columns, edges, labels), strict=True):
-        with folder.writing(f"{name}.parquet") as stream:
+    # All three get their names at the end: stopped before, they leave the graph that was there as it was.
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(folder.writing(f"{name}.parquet")) for name in TABLES]
+        for stream, content in zip(streams, (columns, edges, labels), strict=True):
             pq.write_table(pa.table(content), stream, write_page_checksum=True)
 
 
@@ -202,9 +208,9 @@ def _split(path: str, nodes: pa.Table) -> NDArray[np.int8] | None:
     if "split" not in nodes.column_names:
         return None
     named = _column(path, "nodes", nodes, "split").to_numpy(zero_copy_only=False)
-    unknown = set(named) - set(SPLITS)
+    unknown = set(named) - set(_SPLIT_CODES)
     if unknown:
         raise UserError(
-            f"{path}/nodes.parquet: column `split` has {min(map(_shown, unknown))}; expected {', '.join(SPLITS)}"
+            f"{path}/nodes.parquet: column `split` has {min(map(_shown, unknown))}; expected {', '.join(_SPLIT_CODES)}"
         )
-    return np.array([SPLITS.index(each) for each in named], np.int8)
+    return np.array([_SPLIT_CODES[each] for each in named], np.int8)

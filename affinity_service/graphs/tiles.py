@@ -16,6 +16,9 @@ from torch import Tensor
 
 from affinity_service.artifacts import StudyFolder
 
+# Names of files: the graph's own edges, and those of a directed graph taken both ways.
+TILES, BOTH_WAYS = "tiles", "both-ways"
+
 
 @dataclass(frozen=True)
 class GraphFacts:
@@ -27,6 +30,7 @@ class GraphFacts:
     duplicates, self_loops : edges that were given again, in either order where undirected, or from a node to itself.
     isolated : nodes without an edge; their hops repeat their own features.
     block_rows : nodes per block.
+    without_features : nodes whose structural features are zeros, as they lie in small components.
     """
 
     nodes: int
@@ -36,17 +40,24 @@ class GraphFacts:
     isolated: int
     directed: bool
     block_rows: int
+    without_features: int = 0
 
     @property
     def blocks(self) -> int:
         return -(-self.nodes // self.block_rows)
+
+    @property
+    def entries(self) -> int:
+        """Neighbours in all lists together."""
+        return self.edges * (1 if self.directed else 2)
 
     def rows(self, block: int) -> slice:
         return slice(block * self.block_rows, min(self.nodes, (block + 1) * self.block_rows))
 
     def counts(self) -> dict[str, int]:
         """What a reader of the study wants to know."""
-        return {name: getattr(self, name) for name in ("nodes", "edges", "duplicates", "self_loops", "isolated")}
+        names = ("nodes", "edges", "duplicates", "self_loops", "isolated", "without_features")
+        return {name: getattr(self, name) for name in names}
 
     def to_json(self) -> dict[str, int | bool]:
         return asdict(self)
@@ -134,20 +145,20 @@ def _row_block(keys: NDArray[np.int64], bounds: NDArray[np.int64], facts: GraphF
     return Tiles(offsets, neighbours, torch.as_tensor(degrees))
 
 
-def tiles_name(block: int) -> str:
-    return f"graph/tiles-{block:05d}.safetensors"
+def tiles_name(block: int, kind: str = TILES) -> str:
+    return f"graph/{kind}-{block:05d}.safetensors"
 
 
-def write_tiles(folder: StudyFolder, block: int, tiles: Tiles) -> None:
+def write_tiles(folder: StudyFolder, block: int, tiles: Tiles, kind: str = TILES) -> None:
     tensors = {"degrees": tiles.degrees}
     for number, (offsets, neighbours) in enumerate(zip(tiles.offsets, tiles.neighbours, strict=True)):
         tensors |= {f"offsets_{number}": offsets, f"neighbours_{number}": neighbours}
-    folder.write_bytes(tiles_name(block), save(tensors))
+    folder.write_bytes(tiles_name(block, kind), save(tensors))
 
 
-def read_tiles(folder: StudyFolder, block: int) -> Tiles:
+def read_tiles(folder: StudyFolder, block: int, kind: str = TILES) -> Tiles:
     """Memory-mapped."""
-    tensors = load_file(str(folder.local_path(tiles_name(block))))
+    tensors = load_file(str(folder.local_path(tiles_name(block, kind))))
     count = sum(1 for name in tensors if name.startswith("offsets_"))
     return Tiles(
         [tensors[f"offsets_{number}"] for number in range(count)],

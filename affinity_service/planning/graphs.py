@@ -5,11 +5,13 @@ from __future__ import annotations
 from affinity_service.config import Config
 from affinity_service.config_graphs import GeneratedGraphSource, GraphSource
 from affinity_service.graphs.embedding import HOPS_APART
+from affinity_service.graphs.source import has_given_features
 from affinity_service.planning.machine import Machine
 from affinity_service.planning.memory import TRAIN_REMAINS, WORKER, Bytes, with_common
 from affinity_service.planning.workload import Workload
 
-# Bytes per edge while the tiles are sorted (both ways, several numbers of eight bytes each), and that stay on disk.
+# Bytes per edge while the tiles are sorted (both ways, several numbers of eight bytes each), and that stay on disk for
+# both ways.
 SORTED_BYTES = 130
 TILE_BYTES = 8
 # Seconds per edge of reading text, of generating, of sorting into tiles; per number of a neighbour that a hop reads.
@@ -22,17 +24,10 @@ GATHERED_COPIES = 2
 PYG_BYTES = 40
 
 
-def layers(source: GraphSource) -> tuple[int, int]:
-    """(layers of features on the disk at a time, hops in all)."""
-    powers = 0 if source.features.kind == "given" else 2
-    hops = HOPS_APART * source.features.iterations if powers else 0
-    return powers + source.hops + 1, hops + source.hops
-
-
 def suite_flops(config: Config, work: Workload) -> float:
     """A hop adds up one row per edge and direction."""
     assert isinstance(config.data, GraphSource)
-    return layers(config.data)[1] * 2.0 * _entries(config.data, work) * work.input_shape[-1]
+    return 2.0 * _rows_added(config.data, work) * work.input_shape[-1]
 
 
 def suite_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
@@ -40,8 +35,8 @@ def suite_seconds(config: Config, work: Workload, machine: Machine, workers: int
     assert isinstance(source, GraphSource)
     read = GENERATE_SECONDS if isinstance(source, GeneratedGraphSource) else READ_SECONDS
     once = work.edges * (read + TILE_SECONDS) + work.suite_bytes / 2e8
-    hops = layers(source)[1] * _entries(source, work) * work.input_shape[-1] * HOP_SECONDS
-    written = layers(source)[0] * work.nodes * work.input_shape[-1] * _item(source) / 5e8
+    hops = _rows_added(source, work) * work.input_shape[-1] * HOP_SECONDS
+    written = _layers(source) * work.nodes * work.input_shape[-1] * _item(source) / 5e8
     return (START_SECONDS + once + (hops + written) / workers) * machine.rates.overhead * machine.rates.slowdown
 
 
@@ -60,8 +55,21 @@ def suite_bytes(config: Config, work: Workload, machine: Machine, workers: int) 
         rows += workers * PYG_BYTES * _entries(source, work)
     assembling = ASSEMBLED_COPIES * work.suite_bytes
     held = TRAIN_REMAINS + (workers + 1) * WORKER + max(reading, hop, rows, assembling)
-    scratch = layers(source)[0] * work.nodes * width * _item(source) + TILE_BYTES * work.edges
+    # A directed graph whose embedding is made has tiles of both directions beside its own.
+    entries = _entries(source, work) + (2 * work.edges if source.directed and not has_given_features(source) else 0)
+    scratch = _layers(source) * work.nodes * width * _item(source) + TILE_BYTES / 2 * entries
     return with_common(machine, work, held, work.suite_bytes + scratch)
+
+
+def _layers(source: GraphSource) -> int:
+    """Layers of features on the disk at a time."""
+    return source.hops + 1 + (0 if has_given_features(source) else 2)
+
+
+def _rows_added(source: GraphSource, work: Workload) -> float:
+    """By all hops: those of the embedding go over edges both ways."""
+    powers = 0 if has_given_features(source) else HOPS_APART * source.features.iterations
+    return powers * 2 * work.edges + source.hops * _entries(source, work)
 
 
 def _entries(source: GraphSource, work: Workload) -> float:

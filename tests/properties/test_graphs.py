@@ -152,7 +152,7 @@ def communities(draw: st.DrawFn) -> RawGraph:
             others[name] = np.sort(order[count : count + rng.integers(1, 5)])
     ids = np.array([f"n{i}" for i in range(nodes)], object) if rng.random() < 0.5 else rng.permutation(nodes) * 3 - 7
     features = rng.normal(size=(nodes, 3)).astype(np.float32) if rng.random() < 0.5 else None
-    split = rng.integers(3, size=nodes).astype(np.int8) if rng.random() < 0.5 else None
+    split = rng.integers(-1, 3, size=nodes).astype(np.int8) if rng.random() < 0.5 else None
     return RawGraph("made", ids, edges, members, others, features, split)
 
 
@@ -180,17 +180,24 @@ def test_examples_are_members_and_strangers_within_caps_and_ratios(graph, cap, r
     assert (np.diff(found.nodes) > 0).all(), "one row and so one split per node"
     assert not np.isnan(found.labels).all(axis=1).any(), "every row is an example of something"
     belongs = np.unique(np.concatenate(list(graph.members.values())))
+    # Without a given split all nodes are one part.
+    part = np.zeros(graph.nodes, np.int8) if graph.split is None else graph.split
     for column, (name, members) in enumerate(graph.members.items()):
         positives, negatives = (found.nodes[found.labels[:, column] == label] for label in (1, 0))
         assert np.isin(positives, members).all()
         assert not np.isin(negatives, members).any()
-        assert len(positives) == min(len(members), cap or len(members))
-        if name in graph.others:
-            np.testing.assert_array_equal(negatives, graph.others[name])
-            continue
+        there = int((part[members] >= 0).sum())
+        assert len(positives) == min(there, cap or there)
         strangers = np.setdiff1d(belongs if pool == "members" else np.arange(graph.nodes), members)
+        strangers = graph.others.get(name, strangers)
+        if name in graph.others and cap is None:
+            np.testing.assert_array_equal(negatives, strangers[part[strangers] >= 0])
+            continue
         assert np.isin(negatives, strangers).all()
-        assert len(negatives) == min(round(ratio * len(positives)), len(strangers))
+        for code in range(3):
+            count, most = ((part[nodes] == code).sum() for nodes in (positives, strangers))
+            least = 0 if graph.split is None or not count else 1
+            assert (part[negatives] == code).sum() == min(max(round(ratio * count), least), most)
 
 
 @settings(max_examples=25, deadline=None)

@@ -25,8 +25,9 @@ def lines(separator):
     [
         lines("\t"), lines(" "), lines(","), lines(", "), lines(";"), lines("\t").replace("\n", "\r\n"),
         lines("\t").rstrip("\n"), "# a comment\n\n% another\n" + lines("\t"), "node_1,node_2\n" + lines(","),
-        "# comment\nFrom To\n" + lines(" "), "\ufeff" + lines(" "), "\ufeff# comment\n" + lines(" "),
-        lines(" ").replace("\n", "\n\n"),
+        "\nFrom To\n" + lines(" "), "\ufeff" + lines(" "), "\ufeff# comment\n" + lines(" "),
+        lines(" ").replace("\n", "\n\n"), lines(" ").replace("\n", " \t \n"), lines("\t").replace("\n", "\t\r\n"),
+        lines(",").rstrip("\n") + "  ", lines(" ") + "  \n\t\n", "# 0x1F \n" + lines("\t"),
     ],
 )  # fmt: skip
 def test_pairs_of_ids_whatever_separates_them(tmp_path, name, text):
@@ -42,10 +43,14 @@ def test_pairs_of_ids_whatever_separates_them(tmp_path, name, text):
         ("# a\n\n1,2\n3\n", "line 4: '3' has 1 column;"),
         ("a,b\n1,2\n3,x\n", "line 3: '3,x' has no two whole numbers"),
         ("1,2\n3,4.5\n", "line 2: '3,4.5' has no two whole numbers"),
-        ("1 2\n3 \n", "line 2: '3 ' has no two whole numbers"),
+        ("1 2\n3 \n", "line 2: '3' has 1 column"),
         ("1 2\n# late\n", "line 2: '# late' has no two whole numbers"),
-        ("1\t2\n \t \n", "line 2"),
-        ("1\t2\n   \n", "line 2"),
+        ("1x\t2y\n3\t4\n", "line 1: '1x\\t2y' has no two whole numbers"),
+        ("1.0\t2.0\n3\t4\n", "line 1: '1.0\\t2.0' has no two whole numbers"),
+        ("-a b\n3 4\n", "line 1: '-a b' has no two whole numbers"),
+        ("# comment\nFrom To\n3 4\n", "line 2: 'From To' has no two whole numbers"),
+        ("# 0x1\n3 4\n0x1F 5\n", "line 3: '0x1F 5' has no two whole numbers"),
+        ("3,4\n5,0X1f\n", "line 2: '5,0X1f' has no two whole numbers"),
         (f"1 2\n{10**30} 4\n", "line 2"),
         ("x 2\n1 2\n", "line 1: 'x 2' has no two whole numbers"),
         ("", "the graph is empty: no line has an edge"),
@@ -61,6 +66,12 @@ def test_a_broken_line_is_named(tmp_path, name, text, message):
         read_edge_list(path)
     assert str(error.value).startswith(path)
     assert message in str(error.value)
+
+
+def test_long_runs_of_spaces_take_no_longer(tmp_path):
+    path = write(tmp_path / "e.txt", "1 2\n3" + " " * 300_000 + "4\n5 6 \n")
+    with pytest.raises(UserError, match="line 2"):
+        read_edge_list(path)
 
 
 def test_a_file_that_is_cut_off_is_refused(tmp_path):

@@ -56,6 +56,52 @@ def test_known_negatives_take_the_place_of_sampled_ones(graph):
     assert (found.labels[:, 0] == 0).sum() == 10
 
 
+def test_known_negatives_have_a_cap_where_positives_have_one(graph):
+    others = np.setdiff1d(np.arange(NODES), graph.members["t30"])
+    known = replace(graph, others={"t30": others})
+    for settings, expected in (
+        ({}, len(others)),
+        ({"most_positives": 20, "negatives": 1.5}, 30),
+        ({"most_positives": 500, "negatives": 2}, 60),
+        ({"most_positives": 30, "negatives": 100}, len(others)),
+    ):
+        found = sample_examples(known, source(**settings))
+        negatives = found.nodes[found.labels[:, 1] == 0]
+        assert len(negatives) == expected
+        assert np.isin(negatives, others).all()
+    assert not np.array_equal(
+        *(sample_examples(known, source(most_positives=20, sample_seed=seed)).nodes for seed in (0, 1))
+    )
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_given_split_has_both_classes_wherever_it_can(graph, known):
+    # Two of the members are held out, and hardly any other node.
+    split = np.zeros(NODES, np.int8)
+    for code in (1, 2):
+        split[graph.members["t60"][code]] = code
+        split[np.setdiff1d(np.arange(NODES), graph.members["t60"])[[code, -code]]] = code
+    others = {"t60": np.setdiff1d(np.arange(NODES), graph.members["t60"])} if known else {}
+    settings = {"negatives": 0.4, "negatives_from": "nodes", "most_positives": 60}
+    found = sample_examples(replace(graph, split=split, others=others), source(**settings))
+    column = found.labels[:, 2]
+    assert [[int((column[found.split == code] == label).sum()) for label in (1, 0)] for code in range(3)] == [
+        [58, 23], [1, 1], [1, 1],
+    ]  # fmt: skip
+
+
+def test_nodes_in_no_part_of_a_given_split_are_examples_of_nothing(graph):
+    split = np.random.default_rng(0).integers(-1, 3, size=NODES).astype(np.int8)
+    known = {"t30": np.setdiff1d(np.arange(50), graph.members["t30"])}
+    for pool in ("members", "nodes"):
+        own = source(negatives_from=pool)
+        found = sample_examples(replace(graph, split=split, others=known), own)
+        assert (split[found.nodes] >= 0).all()
+        assert found.split.tolist() == split[found.nodes].tolist()
+        assert (found.labels[:, 1] == 0).sum() == (split[known["t30"]] >= 0).sum()
+        assert (found.labels[:, 3] == 1).sum() == (split[graph.members["t90"]] >= 0).sum()
+
+
 def test_seeds_decide(graph):
     def same(a, b):
         return np.array_equal(a.labels, b.labels, equal_nan=True) and a.split.tolist() == b.split.tolist()

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -36,3 +37,14 @@ def test_many_neighbours_do_not_drown_in_the_short_type():
     _, tiles = tile_edges(edges, leaves + 1, False, leaves + 1)
     made = next_hop(next(tiles), 0, lambda _: torch.ones(leaves + 1, 8, dtype=torch.bfloat16))
     assert (made == 1).all()
+
+
+def test_a_block_without_any_neighbour_is_left_as_it_was():
+    # Directed: nothing leads to the first two nodes, which are a block.
+    facts, tiles = tile_edges(np.array([[0, 2], [1, 3]]), 4, True, 2)
+    travelling = [torch.ones(2, 3), torch.full((2, 3), 3.0)]
+    made = [next_hop(own, block, travelling.__getitem__) for block, own in enumerate(tiles)]
+    assert torch.equal(made[0], torch.ones(2, 3))
+    assert made[0].data_ptr() != travelling[0].data_ptr(), "blocks are read-only maps of files"
+    assert torch.equal(made[1], torch.full((2, 3), 2.0))
+    assert facts.blocks == 2

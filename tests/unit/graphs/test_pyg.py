@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from affinity_service.config_graphs import GraphTablesSource
 from affinity_service.errors import UserError
+from affinity_service.graphs.examples import sample_examples
 from affinity_service.graphs.pyg import graph_from_pyg, read_pyg
+from affinity_service.graphs.raw import NO_SPLIT
 from affinity_service.graphs.tiles import count_edges
 
 EDGES = torch.tensor([[0, 1, 1, 2, 2, 3], [1, 0, 2, 1, 3, 2]])
@@ -60,9 +63,21 @@ def test_masks_become_the_split_and_leave_other_nodes_unlabelled():
         "test_mask": torch.tensor([0, 0, 0, 1, 0]).bool(),
     }
     graph = graph_from_pyg(made(y=y, **masks))
-    assert graph.split.tolist()[:4] == [0, 0, 1, 2]
+    assert graph.split.tolist() == [0, 0, 1, 2, NO_SPLIT]
     assert tasks(graph.members) == {"class_0": [0, 3], "class_1": [1, 2]}
     assert 4 not in graph.others["class_0"]
+
+
+def test_nodes_in_no_mask_are_drawn_as_nothing():
+    y = torch.full((40, 2), -1)
+    y[:6, 0] = y[6:12, 1] = 1
+    masks = {f"{name}_mask": torch.arange(40) % 6 == part for part, name in enumerate(("train", "val", "test"))}
+    graph = graph_from_pyg(made(y=y, **masks))
+    for pool in ("members", "nodes"):
+        found = sample_examples(graph, GraphTablesSource(path="g", negatives=9, negatives_from=pool))
+        assert (found.nodes % 6 < 3).all()
+        assert found.split.tolist() == (found.nodes % 6).tolist()
+        assert found.labels[found.nodes < 12].tolist().count([1, 0]) == 3
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,15 @@ def test_a_word_that_is_no_node_is_named_with_its_line(tmp_path, name, word):
     assert f"{path}: line 4: '{word[:40]}' is no node id" in str(error.value)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_as_they_like_and_ids_are_exact(tmp_path, end):
+    lines = ["# first", "\t7  2 ", "", "  ", f"{10**18 - 1} -5 007"]
+    found = read_communities(write(tmp_path, end.join(lines))[1])
+    assert [nodes.tolist() for nodes in found.values()] == [[2, 7], [-5, 7, 10**18 - 1]]
+    with pytest.raises(UserError, match=r"c\.txt: line 6: 'x' is no node id"):
+        read_communities(write(tmp_path, end.join([*lines, "3 x"]))[1])
+
+
 @pytest.mark.parametrize("content", ["", "\n\n", "# nothing\n"])
 def test_no_community_at_all(tmp_path, content):
     with pytest.raises(UserError, match=r"c\.txt: no line has a community"):

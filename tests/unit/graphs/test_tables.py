@@ -37,6 +37,14 @@ def test_ids_may_be_text_and_features_and_split_absent(small, tmp_path):
     same(plain, read_graph_tables(str(tmp_path)))
 
 
+def test_nodes_in_no_part_of_the_split(small, tmp_path):
+    some = replace(small, split=np.array([0, -1, 2, 0, 1, 2, -1], np.int8))
+    write_graph_tables(some, str(tmp_path))
+    words = pq.read_table(tmp_path / "nodes.parquet")["split"].to_pylist()
+    assert words == ["train", "none", "test", "train", "validation", "test", "none"]
+    same(some, read_graph_tables(str(tmp_path)))
+
+
 def test_labels_need_no_column_of_their_own_when_all_belong(small, tmp_path):
     write_graph_tables(small, str(tmp_path))
     file = tmp_path / "labels.parquet"
@@ -58,6 +66,23 @@ def test_a_graph_that_cannot_be_used_is_not_written(small, tmp_path):
     with pytest.raises(UserError, match="task `left` names node 70"):
         write_graph_tables(replace(small, members={"left": np.array([70])}), str(tmp_path / "g"))
     assert not (tmp_path / "g").exists()
+
+
+def test_a_write_that_is_stopped_leaves_the_graph_that_was_there(small, tmp_path, monkeypatch):
+    write_graph_tables(small, str(tmp_path))
+    write, told = pq.write_table, []
+
+    def stopped(table, *rest, **options):
+        told.append(table)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+        write(table, *rest, **options)
+
+    monkeypatch.setattr(pq, "write_table", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_graph_tables(replace(small, ids=small.ids + 100, features=None), str(tmp_path))
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["edges.parquet", "labels.parquet", "nodes.parquet"]
+    same(small, read_graph_tables(str(tmp_path)))
 
 
 def broken(folder, name, **columns):
@@ -87,7 +112,7 @@ def broken(folder, name, **columns):
         ("nodes", {"features": pa.array([[1]] * 4 + [[None]] * 3)}, "row 4: column `features` has a number"),
         ("nodes", {"features": pa.array([[1e300]] * 7)}, "row 0: column `features` has a number"),
         ("nodes", {"split": pa.array(["train"] * 6 + ["valid"])}, "`split` has 'valid'; expected train,"),
-        ("nodes", {"split": pa.array([0] * 7)}, "`split` has 0; expected train, validation, test"),
+        ("nodes", {"split": pa.array([0] * 7)}, "`split` has 0; expected train, validation, test, none"),
         ("nodes", {"node": pa.array([0.5] * 7)}, "column `node` is double, expected whole numbers or text"),
         ("edges", {"source": pa.array([[1]] * 10)}, "edges.parquet: column `source` is list<"),
         ("edges", {"source": None}, "edges.parquet: no column `source`; found target"),

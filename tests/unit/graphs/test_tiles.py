@@ -7,9 +7,23 @@ from affinity_service.graphs.tiles import count_edges, read_tiles, tile_edges, w
 
 def test_edges_are_counted_once_whatever_repeats(small):
     facts = count_edges(small.edges, small.nodes, directed=False)
-    assert facts.counts() == {"nodes": 7, "edges": 7, "duplicates": 2, "self_loops": 1, "isolated": 1}
+    assert facts.counts() == {
+        "nodes": 7,
+        "edges": 7,
+        "duplicates": 2,
+        "self_loops": 1,
+        "isolated": 1,
+        "without_features": 0,
+    }
     facts = count_edges(small.edges, small.nodes, directed=True)
-    assert facts.counts() == {"nodes": 7, "edges": 8, "duplicates": 1, "self_loops": 1, "isolated": 1}
+    assert facts.counts() == {
+        "nodes": 7,
+        "edges": 8,
+        "duplicates": 1,
+        "self_loops": 1,
+        "isolated": 1,
+        "without_features": 0,
+    }
 
 
 def test_blocks_of_rows(small):
@@ -37,7 +51,14 @@ def test_direction_is_from_source_to_target():
 @pytest.mark.parametrize("directed", [False, True])
 def test_a_graph_of_self_loops_alone(directed):
     facts, tiles = tile_edges(np.array([[1, 1], [1, 1], [0, 0]]), 4, directed, 2)
-    assert facts.counts() == {"nodes": 4, "edges": 0, "duplicates": 0, "self_loops": 3, "isolated": 4}
+    assert facts.counts() == {
+        "nodes": 4,
+        "edges": 0,
+        "duplicates": 0,
+        "self_loops": 3,
+        "isolated": 4,
+        "without_features": 0,
+    }
     assert all(not own.degrees.any() for own in tiles)
 
 
