@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +15,9 @@ def ray_session() -> Iterator[None]:
 
     with connected():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers_every_time():
+    """A test that draws without a seed of its own must not fail one time in a hundred."""
+    torch.manual_seed(0)

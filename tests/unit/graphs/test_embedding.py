@@ -18,7 +18,10 @@ def test_random_rows_are_a_blocks_own():
 
 
 def test_columns_become_orthonormal_from_the_gram_matrices_of_blocks():
-    features = torch.randn(20_000, 6) @ torch.randn(6, 6)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(20_000, 6, generator=generator) @ (
+        torch.eye(6) + 0.1 * torch.randn(6, 6, generator=generator)
+    )
     total = sum(gram(part) for part in features.split(7000))
     made = features @ orthonormalising(total)
     torch.testing.assert_close(made.T @ made, torch.eye(6), rtol=1e-4, atol=1e-4)
@@ -26,7 +29,9 @@ def test_columns_become_orthonormal_from_the_gram_matrices_of_blocks():
 
 @pytest.mark.parametrize("rows", [1, 3, 40])
 def test_columns_that_coincide_do_no_harm(rows):
-    features = torch.randn(rows, 1) @ torch.ones(1, 64) + 1e-6 * torch.randn(rows, 64)
+    generator = torch.Generator().manual_seed(rows)
+    noise = torch.randn(rows, 64, generator=generator)
+    features = torch.randn(rows, 1, generator=generator) @ torch.ones(1, 64) + 1e-6 * noise
     made = features @ orthonormalising(gram(features))
     assert torch.isfinite(made).all()
     assert float(made.norm()) < 10
