@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from affinity_service.affinity.calibration import probe_subsets
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
+from affinity_service.evaluation.flops import RunFlops
 from affinity_service.gradients.store import LAYOUT, pair_rows
+from affinity_service.models import build_model
 from affinity_service.planning.flops import PROBE_SEEDS, forward_flops, landmark_rounds, runs_network, training_flops
 from affinity_service.planning.workload import Subsets, Workload
 from affinity_service.tasks.suite import VALIDATION, Suite
@@ -34,7 +37,7 @@ def cost_ratios(config: Config, folder: StudyFolder, suite: Suite, training: Tra
     layout = folder.read_json(LAYOUT)
     # A gradient is of one task's margin: its pass has no other head.
     rows = 2 * len(pair_rows(suite)[0]) + landmark_rounds(config) * (layout["landmarks"] or 0)
-    passes = training_flops(work, 1) * rows + PROBE_SEEDS * config.fits.probes * training.flops
+    passes = training_flops(work, 1) * rows + PROBE_SEEDS * _one_seed_of_probes(config, suite)
     if runs_network(config, work):
         # Every subset's losses are those of the network itself, with its own heads on its own examples.
         passes += TRAININGS * forward_flops(work, size) * work.rows_of(round(size), VALIDATION)
@@ -50,3 +53,9 @@ def cost_ratios(config: Config, folder: StudyFolder, suite: Suite, training: Tra
         "flops_ratio_total": total / (TRAININGS * training.flops),
         "seconds_ratio": seconds / (TRAININGS * training.seconds / workers),
     }
+
+
+def _one_seed_of_probes(config: Config, suite: Suite) -> float:
+    of_run = RunFlops(build_model(config.model, suite.inputs.shape[1:], suite.tasks, 0), suite)
+    probes = probe_subsets(len(suite.tasks), config.fits.probes, config.fits.seed)
+    return float(sum(of_run(subset, config.fits.epochs) for subset in probes))
