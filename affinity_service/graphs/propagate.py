@@ -16,6 +16,9 @@ from torch.nn.functional import embedding_bag
 
 from affinity_service.graphs.tiles import Tiles
 
+# Numbers of what is made at a time: larger arrays would be fresh memory each time, whose first touch costs more than
+# the sums.
+_ENTRIES = 1 << 20
 Normalisation = Literal["symmetric", "mean"]
 
 
@@ -33,16 +36,19 @@ def next_hop(tiles: Tiles, block: int, travelling: Callable[[int], Tensor]) -> T
     travelling : number of a block → its features (rows, d), float32 or bfloat16.
     """
     own = travelling(block)
-    total = own.float()
+    # A copy: the block itself is a read-only map of its file.
+    total = own.to(torch.float32, copy=True)
+    rows = max(1, _ENTRIES // own.shape[1])
     for number, (offsets, neighbours) in enumerate(zip(tiles.offsets, tiles.neighbours, strict=True)):
-        if len(neighbours):
-            # A sum over rows that are listed: many times faster than torch's product of a sparse matrix.
-            total = total + embedding_bag(
-                neighbours,
-                own if number == block else travelling(number),
-                offsets,
-                mode="sum",
-                include_last_offset=True,
-            )
-    # Not in place: without any neighbour the total is the block itself, a read-only map of its file.
-    return total.div(tiles.degrees.float().add_(1)[:, None]).to(own.dtype)
+        if not len(neighbours):
+            continue
+        features = own if number == block else travelling(number)
+        for first in range(0, len(own), rows):
+            ends = offsets[first : first + rows + 1]
+            start, stop = int(ends[0]), int(ends[-1])
+            if start < stop:
+                # A sum over rows that are listed: many times faster than torch's product of a sparse matrix.
+                total[first : first + rows] += embedding_bag(
+                    neighbours[start:stop], features, ends - start, mode="sum", include_last_offset=True
+                )
+    return total.div_(tiles.degrees.float().add_(1)[:, None]).to(own.dtype)
