@@ -53,8 +53,8 @@ def resolved(config: Config, folder: StudyFolder) -> Config:
 
 
 def runs_network(config: Config, weights: Mapping[str, Tensor], tasks: int) -> bool:
-    """Whether losses are those of the network at the weights found, not of its linearisation. With many tasks the
-    network told partners no better (100 communities of com-DBLP), and a pass per subset is most of what a fit costs."""
+    """Whether losses are those of the network at the weights found, not of its linearisation. With many tasks a pass
+    per subset would be much of what a fit costs."""
     wish = config.fits.evaluate
     if wish == "auto":
         small = sum(w.numel() for w in weights.values()) <= SMALL_NETWORK

@@ -24,19 +24,19 @@ def check_installed() -> None:
     except ImportError as error:
         raise UserError(
             "data.neighbours.sampler pyg needs PyTorch Geometric: pip install 'affinity-service[graphs]', and pyg-lib "
-            "(https://data.pyg.org/whl, by your version of torch); or use sampler tiles, which needs neither"
+            "as PyTorch Geometric's installation guide has it for your version of torch; or use sampler tiles, which needs neither"
         ) from error
     if not (typing.WITH_PYG_LIB or typing.WITH_TORCH_SPARSE):
         raise UserError(
             "data.neighbours.sampler pyg: torch_geometric is installed, but neither pyg-lib nor torch-sparse, through "
-            f"which its NeighborLoader draws: pip install pyg-lib -f https://data.pyg.org/whl/torch-"
-            f"{torch.__version__}.html, or use sampler tiles, which needs neither"
+            "which its NeighborLoader draws: install pyg-lib as PyTorch Geometric's installation guide has it for torch "
+            f"{torch.__version__}, or use sampler tiles, which needs neither"
         )
 
 
 class PyGSampler:
     """A ``NeighbourSampler``. rng : shuffles each node's neighbours, as torch-sparse (0.6.18) does not draw all of them
-    alike: the last in a list about half as often (rusty1s/pytorch_sparse issue 385).
+    alike: the last in a list about half as often.
 
     What is drawn by a seed depends on whether pyg-lib or torch-sparse is installed; the first is used where both are.
     """
