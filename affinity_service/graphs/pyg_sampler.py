@@ -24,12 +24,12 @@ def check_installed() -> None:
     except ImportError as error:
         raise UserError(
             "data.neighbours.sampler pyg needs PyTorch Geometric: pip install 'affinity-service[graphs]', and pyg-lib "
-            "as PyTorch Geometric's installation guide has it for your version of torch; or use sampler tiles, which needs neither"
+            "as its installation guide has it for your version of torch; or use sampler tiles, which needs neither"
         ) from error
     if not (typing.WITH_PYG_LIB or typing.WITH_TORCH_SPARSE):
         raise UserError(
             "data.neighbours.sampler pyg: torch_geometric is installed, but neither pyg-lib nor torch-sparse, through "
-            "which its NeighborLoader draws: install pyg-lib as PyTorch Geometric's installation guide has it for torch "
+            "which its NeighborLoader draws: install pyg-lib as its installation guide has it for torch "
             f"{torch.__version__}, or use sampler tiles, which needs neither"
         )
 
