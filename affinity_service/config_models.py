@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from affinity_service.config_base import StageConfig
+from affinity_service.config_base import Execution, StageConfig
 from affinity_service.errors import UserError
 
 
@@ -40,11 +40,42 @@ class SAGEConfig(StageConfig):
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
-ModelConfig = MLPConfig | SIGNConfig | SAGEConfig
+class LoRAConfig(StageConfig):
+    """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv 2106.09685), through peft."""
+
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(16.0, gt=0, description="the adapters' outputs are scaled by alpha / rank")
+    targets: list[str] | Literal["attention", "all-linear"] = Field(
+        "attention", description="names of linear layers; attention: its projections; all-linear: all but the head"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class CausalLMConfig(StageConfig):
+    """A pretrained language model of transformers, and which of its weights are trained."""
+
+    kind: Literal["causal_lm"] = "causal_lm"
+    path: str = Field(
+        min_length=1,
+        description="a folder, a GGUF file, a name on the hub, or package:NAME/FILE within an installed Python package",
+    )
+    adapter: LoRAConfig | None = Field(LoRAConfig(), description="null: train the weights themselves, see `trains`")
+    trains: list[str] = Field(
+        [], description="without an adapter: patterns of parameter names that train; all when empty"
+    )
+    checkpointing: bool = Execution(False, description="compute activations again in the backward pass, to save memory")
+
+
+ModelConfig = MLPConfig | SIGNConfig | SAGEConfig | CausalLMConfig
 
 
 def check_inputs(model: ModelConfig, input_shape: Sequence[int]) -> None:
     """Raise ``UserError`` where the model cannot read examples of this shape."""
+    if isinstance(model, CausalLMConfig) and (len(input_shape) != 2 or input_shape[0] != 2):
+        raise UserError(
+            f"model.kind causal_lm reads token sequences, but this suite's examples have shape {tuple(input_shape)}: "
+            "use it with data.source text, or model.kind mlp"
+        )
     if isinstance(model, SIGNConfig) and len(input_shape) != 2:
         raise UserError(
             f"model.kind sign reads examples of shape (hops, features), but this suite's have {tuple(input_shape)}: "

@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from affinity_service.artifacts import fingerprint
 from affinity_service.errors import UserError
 from affinity_service.tasks.label_bits import LabelBits
+from affinity_service.tasks.tokens import Inputs, TokenRows
 
-Kind = Literal["binary", "multiclass", "regression"]
+Kind = Literal["binary", "multiclass", "regression", "sequence"]
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
 # Examples at a time, and numbers of theirs.
@@ -26,7 +27,8 @@ STANDARDISED_TOGETHER, STANDARDISED_NUMBERS = 4096, 1 << 23
 @dataclass(frozen=True)
 class Task:
     """One task. `classes` counts outputs of a multi-class task (2 or more); `mean` and `scale` undo the
-    standardisation of a regression target: raw = standardised · scale + mean."""
+    standardisation of a regression target: raw = standardised · scale + mean. A `sequence` is an answer to be written,
+    token by token; its loss is the mean over the answer's tokens."""
 
     name: str
     kind: Kind
@@ -46,9 +48,9 @@ class Suite:
 
     Attributes
     ----------
-    inputs : (N, ...) float32, what the model reads.
+    inputs : (N, ...) float32, what the model reads; or token sequences, which hold the answers as well.
     labels : (N, T) float32. {0, 1} for binary, the class index for multi-class, the standardised value for
-        regression, NaN where an example has no label for a task.
+        regression, 1 for an answer that is a sequence; NaN where an example has no label for a task.
     split : (N,) int8, indices into ``SPLITS``.
     tasks : T tasks, in the order of the columns of ``labels``.
     left_out : name and reason of every task that was in the source and is not in the suite.
@@ -56,7 +58,7 @@ class Suite:
     facts : what the source counted that the arrays do not show, such as the nodes and edges of a graph.
     """
 
-    inputs: NDArray[np.float32]
+    inputs: Inputs
     labels: NDArray[np.float32]
     split: NDArray[np.int8]
     tasks: tuple[Task, ...]
@@ -138,7 +140,9 @@ class Suite:
     def content_hash(self) -> str:
         """Stands for the data in fingerprints."""
         digest = hashlib.sha256()
-        for array in (self.inputs, self.labels, self.split):
+        read = self.inputs
+        inputs = (read.tokens, read.learned, read.starts) if isinstance(read, TokenRows) else (read,)
+        for array in (*inputs, self.labels, self.split):
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
         return fingerprint([digest.hexdigest(), [vars(task) for task in self.tasks]])
