@@ -87,6 +87,7 @@ class GradientConfig(StageConfig):
     seed: int = Field(0, ge=0)
     shard_rows: int = Field(4096, ge=1, description="(example, task) rows per file, the unit of resuming")
     batch_rows: int = Execution(512, ge=1)
+    batch_tokens: int = Execution(1024, ge=1, description="of sequences in one pass, padding counted")
     workers: int = Execution(2, ge=1)
 
     @model_validator(mode="after")

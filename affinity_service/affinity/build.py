@@ -19,6 +19,7 @@ from affinity_service.config import MANY_TASKS, Config
 from affinity_service.gradients.store import FeatureRows
 from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models import build_model
+from affinity_service.models.state import load_trained, trained_shapes
 from affinity_service.tasks.suite import VALIDATION, Suite, Task
 
 # What the fits stage leaves for those who ask later: which estimator `auto` chose, and the examples that networks see.
@@ -36,7 +37,7 @@ def device_here() -> str:
 def base_model(config: Config, folder: StudyFolder, input_shape: Sequence[int], tasks: Sequence[Task]) -> nn.Module:
     """The trained base model of a study, on the CPU."""
     model = build_model(config.model, input_shape, tasks, config.base.seed)
-    model.load_state_dict(base_weights(folder))
+    load_trained(model, base_weights(folder))
     return model
 
 
@@ -82,7 +83,7 @@ def linearized_estimator(
     if runs_network(config, base_weights(folder), len(tasks)):
         examples = load_safetensors(folder.read_bytes(EXAMPLES))
         model = base_model(config, folder, examples["inputs"].shape[1:], tasks)
-        space = WeightSpace({name: tuple(p.shape) for name, p in model.named_parameters()}, config.gradients.layers)
+        space = WeightSpace(trained_shapes(model), config.gradients.layers)
         network = ValidationNetworks(model, space, tasks, examples["inputs"], examples["labels"], device)
     return LinearizedEstimator(
         *rows, tasks, config, anchor, network, calibration.penalty_factor, calibration.stop, device

@@ -6,11 +6,12 @@ import numpy as np
 from torch import nn
 
 from affinity_service.config import Config
+from affinity_service.gradients.batches import per_example_gradients
 from affinity_service.gradients.features import compute_features
-from affinity_service.gradients.per_example import PerExampleGradients
 from affinity_service.gradients.reductions import build_reduction
 from affinity_service.gradients.store import FeatureRows
 from affinity_service.gradients.weight_space import WeightSpace
+from affinity_service.models.state import trained_shapes
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
 
 DIMENSION = 200
@@ -30,8 +31,9 @@ def recipe_config(config: Config, seed: int) -> Config:
 
 def recipe_rows(model: nn.Module, suite: Suite, config: Config) -> tuple[FeatureRows, FeatureRows]:
     """Features of the training and validation rows."""
-    space = WeightSpace({name: tuple(p.shape) for name, p in model.named_parameters()}, config.gradients.layers)
-    gradients, reduction = PerExampleGradients(model, suite.tasks), build_reduction(config.gradients, space)
+    space = WeightSpace(trained_shapes(model), config.gradients.layers)
+    gradients = per_example_gradients(model, suite, config.gradients)
+    reduction = build_reduction(config.gradients, space)
 
     def rows(split: int) -> FeatureRows:
         example, task = suite.pairs(split)

@@ -22,15 +22,16 @@ from affinity_service.engine.pool import ACTOR_RETRIES, map_unordered, result
 from affinity_service.engine.session import actor_options
 from affinity_service.evaluation.flops import flop_counter
 from affinity_service.gradients.anchor import ANCHOR, build_anchor, read_anchor, write_anchor
+from affinity_service.gradients.batches import per_example_gradients
 from affinity_service.gradients.energy import captured_energy, total_energy
 from affinity_service.gradients.features import compute_features
 from affinity_service.gradients.own_parameters import heads_apart, reduction_of
-from affinity_service.gradients.per_example import PerExampleGradients
 from affinity_service.gradients.statistics import GradientSums, gradient_sums
 from affinity_service.gradients.store import LAYOUT, pair_rows, shard_facts, shard_name, write_shard
 from affinity_service.gradients.sums_file import SUMS, read_sums, sums_name, write_sums
 from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models import build_model
+from affinity_service.models.state import load_trained, trained_shapes
 from affinity_service.tasks.suite import TRAIN, Suite
 
 
@@ -53,10 +54,9 @@ class GradientActor:
         config = self.config
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = build_model(config.model, suite.inputs.shape[1:], suite.tasks, config.base.seed)
-        model.load_state_dict(load_safetensors(self.folder.read_bytes("base_model/model.safetensors")))
-        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-        self.space = WeightSpace(shapes, config.gradients.layers)
-        self.gradients = PerExampleGradients(model.to(self.device), suite.tasks)
+        load_trained(model, load_safetensors(self.folder.read_bytes("base_model/model.safetensors")))
+        self.space = WeightSpace(trained_shapes(model), config.gradients.layers)
+        self.gradients = per_example_gradients(model.to(self.device), suite, config.gradients)
         self.apart = heads_apart(config, model, len(suite.tasks))
         self.split, self.task, self.example = pair_rows(suite)
         self.suite = suite

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import GradientConfig
+from affinity_service.gradients.batches import Gradients
 from affinity_service.gradients.landmarks import LandmarkGradients, Pairs
 from affinity_service.gradients.own_parameters import OwnParameters, shared_space
-from affinity_service.gradients.per_example import PerExampleGradients
 from affinity_service.gradients.statistics import GradientStatistics, GradientSums, combine
 from affinity_service.gradients.subspace_size import sized_basis
 from affinity_service.gradients.weight_space import WeightSpace, optimizer_metric
 from affinity_service.models.heads import task_heads
+from affinity_service.models.state import trained_parameters
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
 
 ANCHOR = "gradients/anchor.safetensors"
@@ -25,7 +26,7 @@ ANCHOR = "gradients/anchor.safetensors"
 
 def build_anchor(
     settings: GradientConfig,
-    gradients: PerExampleGradients,
+    gradients: Gradients,
     space: WeightSpace,
     suite: Suite,
     moments: Mapping[str, Tensor] | None,
@@ -52,7 +53,7 @@ def build_anchor(
     if settings.metric == "optimizer":
         assert moments is not None, "the optimizer's metric needs its moments"
         scale = optimizer_metric(space, moments)
-    weights = space.flatten(dict(gradients.model.named_parameters()))
+    weights = space.flatten(trained_parameters(gradients.model))
     tensors = {"weights": weights, "scale": scale, **statistics.to_tensors()}
     if settings.reduction == "subspace":
         if apart:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from affinity_service.gradients.batches import diverged, pair_batches
-from affinity_service.gradients.per_example import PerExampleGradients
+from affinity_service.gradients.batches import Gradients, diverged, pair_batches
 from affinity_service.gradients.reductions import Reduction
 from affinity_service.tasks.suite import Suite
 
@@ -24,7 +22,7 @@ class Features:
 
 
 def compute_features(
-    gradients: PerExampleGradients,
+    gradients: Gradients,
     reduction: Reduction,
     suite: Suite,
     example: NDArray[np.int64],
@@ -38,14 +36,15 @@ def compute_features(
     UserError
         A margin or gradient is not finite: the base model diverged.
     """
-    margins, features, goals = [], [], []
+    margins, goals = np.zeros(len(example)), np.zeros(len(example), np.float32)
+    features = np.zeros((len(example), reduction.dimension), np.float32)
     for batch in pair_batches(gradients, suite, example, task, batch_rows):
-        reduced = reduction(batch.blocks, len(batch.task))
+        reduced = batch.reduced(reduction)
         finite = batch.margins.isfinite() & reduced.isfinite().all(dim=1)
+        places = batch.places.cpu().numpy()
         if not finite.all():
             bad = int((~finite).nonzero()[0])
-            raise diverged(suite, int(batch.task[bad]), f"at example {int(example[batch.start + bad])}")
-        margins.append(batch.margins.cpu())
-        features.append(reduced.cpu())
-        goals.append(batch.target.cpu())
-    return Features(*(torch.cat(parts).numpy() for parts in (margins, goals, features)))
+            raise diverged(suite, int(batch.task[bad]), f"at example {int(example[places[bad]])}")
+        margins[places], goals[places] = batch.margins.cpu().numpy(), batch.target.cpu().numpy()
+        features[places] = reduced.cpu().numpy()
+    return Features(margins, goals, features)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from affinity_service.gradients.batches import pair_batches
-from affinity_service.gradients.per_example import GradientBlock, PerExampleGradients
+from affinity_service.gradients.batches import Gradients, pair_batches
+from affinity_service.gradients.per_example import GradientBlock
 from affinity_service.gradients.projection import chunks, project
 from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.tasks.suite import TRAIN, Suite
@@ -39,7 +39,7 @@ def landmark_pairs(suite: Suite, count: int, seed: int) -> Pairs:
 class LandmarkGradients:
     """Scaled margin gradients X (m, p) of the landmarks, known by their products only: X never lies in memory whole."""
 
-    gradients: PerExampleGradients
+    gradients: Gradients
     space: WeightSpace
     scale: Tensor
     suite: Suite
@@ -54,27 +54,36 @@ class LandmarkGradients:
         """X y for y (p, k): (m, k)."""
         scaled = self.scale[:, None] * y
         out = y.new_zeros(len(self), y.shape[1])
-        for rows, block in self._blocks():
+
+        def add(rows: Tensor, block: GradientBlock) -> None:
             out[rows] += project(block, scaled[self.space.slices[block.name]])
+
+        self._each(add)
         return out
 
     def transposed_times(self, z: Tensor) -> Tensor:
         """Xᵀ z for z (m, k): (p, k)."""
         out = z.new_zeros(self.space.size, z.shape[1])
-        for rows, block in self._blocks():
+
+        def add(rows: Tensor, block: GradientBlock) -> None:
             for start, stop, values in chunks(block, z.shape[1]):
                 first = self.space.slices[block.name].start
                 out[first + start : first + stop] += values.T @ z[rows]
+
+        self._each(add)
         return out.mul_(self.scale[:, None])
 
     def energy(self) -> float:
         """‖X‖², the landmarks' squared lengths summed."""
-        total = 0.0
-        for _, block in self._blocks():
+        total = torch.zeros((), dtype=torch.float64, device=self.scale.device)
+
+        def add(_: Tensor, block: GradientBlock) -> None:
             scale = self.scale[self.space.slices[block.name]]
             for start, stop, values in chunks(block, 1):
-                total += float((values * scale[start:stop]).square().sum(dtype=torch.float64))
-        return total
+                total.add_((values * scale[start:stop]).square().sum(dtype=torch.float64))
+
+        self._each(add)
+        return float(total)
 
     @property
     def has_kernel(self) -> bool:
@@ -86,8 +95,7 @@ class LandmarkGradients:
         """X Xᵀ (m, m), exact, without a gradient ever formed: per layer the products of the output gradients times
         those of the inputs. Only where ``has_kernel``."""
         factors: dict[str, list[tuple[Tensor, Tensor, Tensor | None]]] = {}
-        for rows, block in self._blocks():
-            factors.setdefault(block.name, []).append((rows, block.left, block.right))
+        self._each(lambda rows, block: factors.setdefault(block.name, []).append((rows, block.left, block.right)))
         kernel = torch.zeros(len(self), len(self), dtype=torch.float64, device=self.scale.device)
         for parts in factors.values():
             rows = torch.cat([own for own, _, _ in parts])
@@ -99,9 +107,12 @@ class LandmarkGradients:
             kernel[rows[:, None], rows] += product
         return kernel * self.scale[0].double() ** 2
 
-    def _blocks(self) -> Iterator[tuple[Tensor, GradientBlock]]:
+    def _each(self, visit: Callable[[Tensor, GradientBlock], None]) -> None:
+        """Every block of the space's parameters, and which landmarks it is of."""
         for batch in pair_batches(self.gradients, self.suite, self.example, self.task, self.batch_rows):
-            every = torch.arange(batch.start, batch.start + len(batch.task), device=self.scale.device)
-            for block in batch.blocks:
+
+            def of_batch(block: GradientBlock, every: Tensor = batch.places) -> None:
                 if block.name in self.space.slices:
-                    yield (every if block.rows is None else every[block.rows]), block
+                    visit(every if block.rows is None else every[block.rows], block)
+
+            batch.each(of_batch)

@@ -29,8 +29,8 @@ class GradientBlock:
     ----------
     name : the parameter.
     rows : (b,) rows of the batch; None means all. In the other rows the gradient is zero.
-    left : (b, m) and right : (b, n) with m·n entries in the parameter; ``right`` is None for an unfactored
-        gradient (b, m).
+    left : (b, m) and right : (b, n) with m·n entries in the parameter; of sequences (b, t, m) and (b, t, n), whose
+        outer products are summed over t. ``right`` is None for an unfactored gradient (b, m).
     """
 
     name: str
@@ -40,8 +40,18 @@ class GradientBlock:
 
     def dense(self, start: int = 0, stop: int | None = None) -> Tensor:
         """(b, m'·n) entries that belong to the rows start:stop of the parameter."""
-        left = self.left[:, start:stop]
-        return left if self.right is None else (left[:, :, None] * self.right[:, None, :]).flatten(1)
+        left = self.left[..., start:stop]
+        if self.right is None:
+            return left
+        if left.dim() == 3:
+            return (left.transpose(1, 2) @ self.right).flatten(1)
+        return (left[:, :, None] * self.right[:, None, :]).flatten(1)
+
+    def projected(self, left: Tensor, right: Tensor) -> Tensor:
+        """(b, a·c) entries of Lᵀ gradient R for L (m, a) and R (n, c), the gradient itself never formed."""
+        assert self.right is not None, "an unfactored gradient has one side"
+        a, c = self.left @ left, self.right @ right
+        return (a.transpose(1, 2) @ c if a.dim() == 3 else a[:, :, None] * c[:, None, :]).flatten(1)
 
 
 class PerExampleGradients:

@@ -12,9 +12,9 @@ from affinity_service.gradients.per_example import GradientBlock
 def chunks(block: GradientBlock, width: int, entries: int = 1 << 24) -> Iterator[tuple[int, int, Tensor]]:
     """(first column, last, (b, columns) values) of a block, so few columns at a time that neither they nor as many
     rows of `width` numbers take more than `entries`."""
-    per_row = 1 if block.right is None else block.right.shape[1]
+    per_row = 1 if block.right is None else block.right.shape[-1]
     rows = max(1, entries // (per_row * max(1, len(block.left), width)))
-    for start in range(0, block.left.shape[1], rows):
+    for start in range(0, block.left.shape[-1], rows):
         values = block.dense(start, start + rows)
         yield start * per_row, start * per_row + values.shape[1], values
 

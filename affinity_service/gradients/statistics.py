@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from affinity_service.gradients.batches import diverged, pair_batches
-from affinity_service.gradients.per_example import GradientBlock, PerExampleGradients
+from affinity_service.gradients.batches import Gradients, PairBatch, diverged, pair_batches
+from affinity_service.gradients.per_example import GradientBlock
+from affinity_service.gradients.projection import chunks
 from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.tasks.suite import Suite
 
@@ -45,7 +46,7 @@ def loss_slopes(margins: Tensor, target: Tensor, task: Tensor, suite: Suite) -> 
 
 
 def gradient_sums(
-    gradients: PerExampleGradients,
+    gradients: Gradients,
     space: WeightSpace,
     suite: Suite,
     example: NDArray[np.int64],
@@ -67,9 +68,10 @@ def gradient_sums(
     first, second = (torch.zeros(len(present), space.size, dtype=torch.float64, device=device) for _ in range(2))
     for batch in pair_batches(gradients, suite, example, task, batch_rows):
         slopes = loss_slopes(batch.margins, batch.target, batch.task, suite).float()
-        for block in batch.blocks:
+
+        def add(block: GradientBlock, batch: PairBatch = batch, slopes: Tensor = slopes) -> None:
             if block.name not in space.slices:
-                continue
+                return
             own = batch.task if block.rows is None else batch.task[block.rows]
             slope = slopes if block.rows is None else slopes[block.rows]
             columns = space.slices[block.name]
@@ -77,6 +79,8 @@ def gradient_sums(
                 chosen = own == one
                 first[place[one], columns] += _product(block, slope, chosen, 1)
                 second[place[one], columns] += _product(block, slope, chosen, 2)
+
+        batch.each(add)
     finite = (first.isfinite() & second.isfinite()).all(dim=1)
     if not finite.all():
         raise diverged(suite, int(present[int((~finite).nonzero()[0])]), "at some example")
@@ -86,7 +90,13 @@ def gradient_sums(
 
 def _product(block: GradientBlock, slope: Tensor, chosen: Tensor, power: int) -> Tensor:
     """Σ over the chosen rows of (slope · left ⊗ right)^power, flat."""
-    left = (block.left[chosen] * slope[chosen, None]) ** power
+    own = slope[chosen]
+    if block.left.dim() == 3:
+        # A power of a sum of outer products is none of them: the gradients are formed, a few rows at a time.
+        right = None if block.right is None else block.right[chosen]
+        part = GradientBlock(block.name, None, block.left[chosen] * own[:, None, None], right)
+        return torch.cat([(values**power).sum(dim=0) for *_, values in chunks(part, 1)])
+    left = (block.left[chosen] * own[:, None]) ** power
     if block.right is None:
         return left.sum(dim=0)
     return (left.T @ block.right[chosen] ** power).flatten()

@@ -76,7 +76,7 @@ def bounded_batches(inputs: Inputs, rows: NDArray[np.int64], examples: int, toke
             yield np.arange(start, min(start + examples, len(rows)))
         return
     lengths = inputs.lengths[rows]
-    order = np.argsort(lengths, kind="stable")[::-1]
+    order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
         # The first is the longest.

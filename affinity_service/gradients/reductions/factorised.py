@@ -40,7 +40,7 @@ class Factorised:
             if block.right is None:
                 part = block.left @ left
             else:
-                part = ((block.left @ left)[:, :, None] * (block.right @ right)[:, None, :]).flatten(1)
+                part = block.projected(left, right)
             if block.rows is None:
                 features += part
             else:
@@ -51,8 +51,8 @@ class Factorised:
         """L and R with the metric in them; for a gradient without factors L (m, d) and nothing."""
         key = (block.name, block.right is None)
         if key not in self._cache:
-            m = block.left.shape[1]
-            n = 1 if block.right is None else block.right.shape[1]
+            m = block.left.shape[-1]
+            n = 1 if block.right is None else block.right.shape[-1]
             a = self.dimension if block.right is None else self.left_width
             rng = np.random.default_rng([self._seed, zlib.crc32(block.name.encode())])
             signs = [

@@ -1,0 +1,175 @@
+"""Per-example gradients of models that read sequences, handed on layer by layer while the backward pass runs.
+
+A layer sees many tokens of one example, so the gradient of an example is a sum of outer products. A tap behind each
+trained layer keeps the layer's input as autograd keeps it (recomputed under gradient checkpointing, loaded again where
+weights are offloaded), takes the gradient of its output as it comes by, and passes both on: what one layer needs is
+gone before the next is reached, and no weight's summed gradient is formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from affinity_service.errors import UserError
+from affinity_service.gradients.margins import pair_margins
+from affinity_service.gradients.per_example import GradientBlock
+from affinity_service.models.state import trained_parameters
+from affinity_service.tasks.suite import Task
+
+Visit = Callable[[GradientBlock], None]
+# Of a trained layer that is not linear, such as a norm, the gradients of a batch are formed whole.
+LARGEST_WHOLE = 1 << 20
+
+
+class StreamedGradients:
+    """Margins and their per-example gradients for batches of (example, task) pairs.
+
+    Parameters
+    ----------
+    model : the plain module, put into eval mode, called as ``model(inputs, tasks)`` and returning a column per task.
+    tasks : all tasks of the suite.
+    tokens : at most so many in a batch, padding counted.
+
+    Raises
+    ------
+    UserError
+        A trained parameter belongs to two layers, or to a large one that is not linear.
+    """
+
+    # No kernel from activations: a sequence's inner products are sums over pairs of tokens.
+    factored = False
+
+    def __init__(self, model: nn.Module, tasks: Sequence[Task], tokens: int) -> None:
+        self.model, self.tasks, self.tokens = model.eval(), tasks, tokens
+        self.layers = _trained_layers(model)
+        # transformers' layers make their checkpoints in training mode only; what lies in them stays as it is.
+        for module in model.modules():
+            if getattr(module, "gradient_checkpointing", False):
+                module.training = True
+
+    @contextmanager
+    def __call__(self, inputs: Tensor, task: Tensor, label: Tensor) -> Iterator[tuple[Tensor, Callable[[Visit], None]]]:
+        """Margins (B,), and a function that takes the pass backward and gives every block to the visitor; to be called
+        once, while the context lasts: until then no weight asks for a gradient of its own."""
+        taps = _Taps(self.layers)
+        requested = task.unique().tolist()
+        trained = list(trained_parameters(self.model).values())
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        try:
+            with taps, torch.enable_grad():
+                outputs = self.model(inputs, requested)
+                margins = pair_margins(outputs, requested, task, label, self.tasks)
+
+                def backward(visit: Visit) -> None:
+                    taps.visit = visit
+                    torch.autograd.grad(margins.sum(), taps.origin)
+
+                yield margins.detach(), backward
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+
+
+class _Taps:
+    """Hooks on the layers, for one forward pass and the backward pass after it, which may go forward again through
+    layers whose activations were not kept."""
+
+    def __init__(self, layers: dict[str, nn.Module]) -> None:
+        self.layers = layers
+        # What autograd is asked the gradient of: every tap depends on it.
+        self.origin = torch.zeros((), requires_grad=True)
+        self.visit: Visit | None = None
+        self._handles: list[Any] = []
+        # A layer that is run to take its own gradients is not tapped again.
+        self._at_work = False
+
+    def __enter__(self) -> _Taps:
+        for name, layer in self.layers.items():
+            self._handles.append(layer.register_forward_hook(self._hook(name)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _hook(self, name: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+        def tapped(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
+            if self._at_work:
+                return output
+            return _Tap.apply(args[0].detach(), output, self.origin, self, name)
+
+        return tapped
+
+    def arrived(self, name: str, activation: Tensor, error: Tensor) -> None:
+        assert self.visit is not None, "the backward pass has a visitor"
+        layer = self.layers[name]
+        if isinstance(layer, nn.Linear):
+            # One token per example where the layer sees vectors.
+            left, right = (x.reshape(len(x), -1, x.shape[-1]) for x in (error, activation))
+            self.visit(GradientBlock(f"{name}.weight", None, left, right))
+            if layer.bias is not None:
+                self.visit(GradientBlock(f"{name}.bias", None, left.sum(dim=1)))
+        else:
+            self._at_work = True
+            found = _by_vjp(layer, activation, error)
+            self._at_work = False
+            for own, gradient in found.items():
+                self.visit(GradientBlock(f"{name}.{own}", None, gradient.flatten(1)))
+
+
+class _Tap(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, activation: Tensor, output: Tensor, _: Tensor, taps: _Taps, name: str) -> Tensor:
+        ctx.save_for_backward(activation)
+        ctx.taps, ctx.name = taps, name
+        return output.view_as(output)
+
+    @staticmethod
+    @torch.no_grad()
+    def backward(ctx: Any, *errors: Tensor) -> Any:
+        (activation,) = ctx.saved_tensors
+        ctx.taps.arrived(ctx.name, activation, errors[0])
+        return None, errors[0], torch.zeros(()), None, None
+
+
+def _by_vjp(layer: nn.Module, activation: Tensor, error: Tensor) -> dict[str, Tensor]:
+    """(B, …) gradients of the layer's own parameters, one example at a time under vmap."""
+    own = {name: p.detach() for name, p in layer.named_parameters(recurse=False)}
+
+    def of_one(x: Tensor, e: Tensor) -> dict[str, Tensor]:
+        back: Callable[[Tensor], Any] = torch.func.vjp(
+            lambda weights: torch.func.functional_call(layer, weights, (x[None],)), own
+        )[1]
+        return dict(back(e[None])[0])
+
+    return torch.func.vmap(of_one)(activation, error)
+
+
+def _trained_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules that own trained parameters, by name."""
+    trained = trained_parameters(model)
+    owners: dict[str, nn.Module] = {}
+    seen: dict[int, str] = {}
+    for name, module in model.named_modules():
+        for own, parameter in module.named_parameters(recurse=False):
+            whole = f"{name}.{own}" if name else own
+            if not parameter.requires_grad:
+                continue
+            if seen.setdefault(id(parameter), whole) != whole or whole not in trained:
+                raise UserError(
+                    f"gradients of `{whole}` cannot be taken apart: `{seen[id(parameter)]}` is the same weight; leave "
+                    "it out of model.trains, or train an adapter"
+                )
+            if not isinstance(module, nn.Linear) and parameter.numel() > LARGEST_WHOLE:
+                raise UserError(
+                    f"gradients of `{whole}` ({parameter.numel():,} weights of a {type(module).__name__}) would have "
+                    "to be formed whole for every example; leave it out of model.trains, or train an adapter"
+                )
+            owners[name] = module
+    return owners

@@ -1,0 +1,139 @@
+"""Gradients of sequence models against one autograd call per example."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from affinity_service.config import GradientConfig
+from affinity_service.errors import UserError
+from affinity_service.gradients.batches import pair_batches
+from affinity_service.gradients.features import compute_features
+from affinity_service.gradients.margins import pair_margins
+from affinity_service.gradients.reductions import Exact, build_reduction
+from affinity_service.gradients.statistics import gradient_sums
+from affinity_service.gradients.streamed import StreamedGradients
+from affinity_service.gradients.weight_space import WeightSpace
+from affinity_service.models.causal_lm import CausalLM
+from affinity_service.models.state import trained_parameters, trained_shapes
+from affinity_service.tasks.suite import TRAIN, Suite, Task
+from affinity_service.tasks.tokens import TokenRows
+
+transformers = pytest.importorskip("transformers")
+peft = pytest.importorskip("peft")
+
+TASKS = (Task("one", "sequence"), Task("two", "sequence"))
+
+
+def suite(examples: int = 12) -> Suite:
+    rng = np.random.default_rng(0)
+    sequences = []
+    for _ in range(examples):
+        prompt, answer = int(rng.integers(2, 9)), int(rng.integers(1, 4))
+        sequences.append((rng.integers(1, 60, prompt + answer).tolist(), [False] * prompt + [True] * answer))
+    labels = np.full((examples, 2), np.nan, np.float32)
+    labels[np.arange(examples), np.arange(examples) % 2] = 1
+    return Suite(TokenRows.of(sequences), labels, np.zeros(examples, np.int8), TASKS)
+
+
+def llama(checkpointing: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=60,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    network = transformers.LlamaForCausalLM(config)
+    if checkpointing:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+    return network
+
+
+def adapted(checkpointing: bool = False) -> CausalLM:
+    network = peft.get_peft_model(llama(checkpointing), peft.LoraConfig(r=3, target_modules=["q_proj", "v_proj"]))
+    for name, parameter in network.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    return CausalLM(network)
+
+
+def norms_and_linear() -> CausalLM:
+    model = CausalLM(llama())
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("norm" in name or "down_proj" in name)
+    return model
+
+
+def by_autograd(model: nn.Module, suite: Suite, example: int, task: int) -> tuple[float, Tensor]:
+    """Margin and (p,) gradient of one pair: slow and obvious."""
+    outputs = model.eval()(torch.as_tensor(suite.inputs[[example]]), [task])
+    margin = pair_margins(outputs, [task], torch.tensor([task]), torch.ones(1), suite.tasks)[0]
+    gradients = torch.autograd.grad(margin, list(trained_parameters(model).values()))
+    return float(margin.detach()), torch.cat([gradient.flatten() for gradient in gradients])
+
+
+@pytest.mark.parametrize("make", [adapted, lambda: adapted(checkpointing=True), norms_and_linear])
+def test_streamed_gradients_are_those_of_one_example_at_a_time(make) -> None:
+    model, data = make(), suite()
+    space = WeightSpace(trained_shapes(model))
+    gradients = StreamedGradients(model, TASKS, tokens=30)
+    example, task = data.pairs(TRAIN)
+    found = compute_features(gradients, Exact(space), data, example, task, 100)
+    for place, (row, of) in enumerate(zip(example.tolist(), task.tolist(), strict=True)):
+        margin, gradient = by_autograd(model, data, row, of)
+        assert found.margins[place] == pytest.approx(margin, rel=1e-5)
+        torch.testing.assert_close(torch.from_numpy(found.features[place]), gradient, rtol=1e-3, atol=1e-6)
+    assert trained_shapes(model) == space.shapes
+
+
+def test_sums_are_those_of_the_gradients() -> None:
+    model, data = adapted(), suite()
+    space = WeightSpace(trained_shapes(model))
+    gradients = StreamedGradients(model, TASKS, tokens=30)
+    example, task = data.pairs(TRAIN)
+    sums = gradient_sums(gradients, space, data, example, task, 100)
+    exact = compute_features(gradients, Exact(space), data, example, task, 100)
+    slopes = 1 / (1 + np.exp(-exact.margins)) - 1
+    of_loss = exact.features * slopes[:, None]
+    for number in range(2):
+        own = of_loss[task == number].astype(np.float64)
+        np.testing.assert_allclose(sums.first[number], own.sum(axis=0), rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(sums.second[number], np.square(own).sum(axis=0), rtol=1e-3, atol=1e-8)
+
+
+@pytest.mark.parametrize("reduction", ["rademacher", "factorised"])
+def test_reductions_are_of_the_whole_gradient_whatever_the_batches(reduction: str) -> None:
+    model, data = adapted(), suite()
+    space = WeightSpace(trained_shapes(model))
+    reduce = build_reduction(GradientConfig(reduction=reduction, dimension=36), space)
+    example, task = data.pairs(TRAIN)
+    large, small = (
+        compute_features(StreamedGradients(model, TASKS, tokens), reduce, data, example, task, 100).features
+        for tokens in (1000, 12)
+    )
+    np.testing.assert_allclose(large, small, rtol=1e-3, atol=1e-6)
+
+
+def test_batches_keep_to_the_tokens() -> None:
+    data = suite()
+    example, task = data.pairs(TRAIN)
+    gradients = StreamedGradients(adapted(), TASKS, tokens=24)
+    seen = []
+    for batch in pair_batches(gradients, data, example, task, 100):
+        rows = example[batch.places.numpy()]
+        assert len(rows) == 1 or len(rows) * data.inputs.lengths[rows].max() <= 24
+        seen += rows.tolist()
+    assert sorted(seen) == sorted(example.tolist())
+
+
+def test_a_tied_embedding_is_refused() -> None:
+    model = CausalLM(llama())
+    network = model.network
+    network.lm_head.weight = network.model.embed_tokens.weight
+    with pytest.raises(UserError, match=r"embed_tokens.*same weight|same weight"):
+        StreamedGradients(model, TASKS, tokens=30)
