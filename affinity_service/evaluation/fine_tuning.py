@@ -14,11 +14,15 @@ from torch import Tensor
 
 from affinity_service.affinity.estimates import Moment
 from affinity_service.config import Config
+from affinity_service.errors import UserError
 from affinity_service.evaluation.flops import RunFlops
 from affinity_service.evaluation.head_slots import Form, forms
+from affinity_service.evaluation.plain import PlainTrainer
 from affinity_service.evaluation.run import Run
 from affinity_service.evaluation.stacked import RunOutcome, StackedTrainer, evaluated_together
 from affinity_service.models import build_model
+from affinity_service.models.heads import stackable
+from affinity_service.models.state import load_trained
 from affinity_service.planning.memory import STACK_BYTES, stacked_model_bytes
 from affinity_service.planning.workload import Workload
 from affinity_service.tasks.suite import Suite
@@ -78,14 +82,23 @@ class FineTuner:
         model = self._build(0)
         # From given weights all seeds start alike.
         build = self._build if weights is None else lambda seed: model
-        self.trainer = StackedTrainer(suite, training, build, device, record_test, linearised)
+        self.trainer: StackedTrainer | PlainTrainer
+        if stackable(model):
+            self.trainer = StackedTrainer(suite, training, build, device, record_test, linearised)
+        elif linearised:
+            raise UserError("validation.oracle_seeds trains linearised networks, which this model is too large for: 0")
+        else:
+            same = weights is not None
+            self.trainer = PlainTrainer(
+                suite, training, build, device, record_test, same, config.gradients.batch_tokens
+            )
         self._flops, self._work = RunFlops(model, suite), Workload.of(config, suite)
         self._rows = max(training.batch_size, evaluated_together(device))
 
     def _build(self, seed: int) -> torch.nn.Module:
         model = build_model(self.config.model, self.suite.inputs.shape[1:], self.suite.tasks, seed)
         if self.weights is not None:
-            model.load_state_dict(dict(self.weights))
+            load_trained(model, self.weights)
         return model
 
     def run(self, subsets: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[FineTuned]:
@@ -119,6 +132,9 @@ class FineTuner:
 
     def _stacks(self, runs: Sequence[Run], order: Sequence[int]) -> Iterator[list[int]]:
         """As many neighbours in the order at a time as memory takes."""
+        if isinstance(self.trainer, PlainTrainer):
+            yield list(order)
+            return
         part: list[int] = []
         heads: Counter[Form] = Counter()
         for index in order:

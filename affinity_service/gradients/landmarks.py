@@ -50,6 +50,11 @@ class LandmarkGradients:
     def __len__(self) -> int:
         return len(self.example)
 
+    @property
+    def size(self) -> int:
+        """p."""
+        return self.space.size
+
     def times(self, y: Tensor) -> Tensor:
         """X y for y (p, k): (m, k)."""
         scaled = self.scale[:, None] * y
@@ -58,7 +63,7 @@ class LandmarkGradients:
         def add(rows: Tensor, block: GradientBlock) -> None:
             out[rows] += project(block, scaled[self.space.slices[block.name]])
 
-        self._each(add)
+        self.each(add)
         return out
 
     def transposed_times(self, z: Tensor) -> Tensor:
@@ -70,7 +75,7 @@ class LandmarkGradients:
                 first = self.space.slices[block.name].start
                 out[first + start : first + stop] += values.T @ z[rows]
 
-        self._each(add)
+        self.each(add)
         return out.mul_(self.scale[:, None])
 
     def energy(self) -> float:
@@ -82,7 +87,7 @@ class LandmarkGradients:
             for start, stop, values in chunks(block, 1):
                 total.add_((values * scale[start:stop]).square().sum(dtype=torch.float64))
 
-        self._each(add)
+        self.each(add)
         return float(total)
 
     @property
@@ -95,7 +100,7 @@ class LandmarkGradients:
         """X Xᵀ (m, m), exact, without a gradient ever formed: per layer the products of the output gradients times
         those of the inputs. Only where ``has_kernel``."""
         factors: dict[str, list[tuple[Tensor, Tensor, Tensor | None]]] = {}
-        self._each(lambda rows, block: factors.setdefault(block.name, []).append((rows, block.left, block.right)))
+        self.each(lambda rows, block: factors.setdefault(block.name, []).append((rows, block.left, block.right)))
         kernel = torch.zeros(len(self), len(self), dtype=torch.float64, device=self.scale.device)
         for parts in factors.values():
             rows = torch.cat([own for own, _, _ in parts])
@@ -107,7 +112,7 @@ class LandmarkGradients:
             kernel[rows[:, None], rows] += product
         return kernel * self.scale[0].double() ** 2
 
-    def _each(self, visit: Callable[[Tensor, GradientBlock], None]) -> None:
+    def each(self, visit: Callable[[Tensor, GradientBlock], None]) -> None:
         """Every block of the space's parameters, and which landmarks it is of."""
         for batch in pair_batches(self.gradients, self.suite, self.example, self.task, self.batch_rows):
 

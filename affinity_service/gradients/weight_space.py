@@ -72,6 +72,19 @@ def optimizer_metric(space: WeightSpace, moments: Mapping[str, Tensor]) -> Tenso
     return (root.mean() / root).sqrt()
 
 
+def rank_one(space: WeightSpace, scale: Tensor) -> Tensor:
+    """(p,) the nearest metric that is an outer product per parameter: from the means of s^−2, which √v̂ is in
+    proportion to, over its rows and its columns (Adafactor, arXiv 1804.04235, §3). A gradient in two factors then stays
+    in two factors."""
+    found = torch.empty_like(scale)
+    for name, columns in space.slices.items():
+        shape = space.shapes[name]
+        root = scale[columns].view(shape[0] if shape else 1, -1).double().pow(-2)
+        rows, across = root.mean(dim=1), root.mean(dim=0)
+        found[columns] = (rows[:, None] * across / root.mean()).rsqrt().flatten().float()
+    return found
+
+
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(f"`{name}`" for name in names[:8])
     return shown + (f", … ({len(names)} in all)" if len(names) > 8 else "")

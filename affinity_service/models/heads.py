@@ -48,6 +48,12 @@ class TaskHeads(nn.Module):
         return F.linear(representation, torch.cat(weights), torch.cat(biases))
 
 
+def stackable(model: nn.Module) -> bool:
+    """Whether many such models can be trained as one stack: small ones, whose heads are all that tasks differ by."""
+    heads = sum(isinstance(module, TaskHeads) for module in model.modules())
+    return heads == 1 and all(parameter.requires_grad for parameter in model.parameters())
+
+
 def task_heads(model: nn.Module) -> tuple[str, TaskHeads]:
     """The module that holds a model's heads, and what its parameters' names begin with."""
     ((name, heads),) = ((name, m) for name, m in model.named_modules() if isinstance(m, TaskHeads))

@@ -13,25 +13,27 @@ from affinity_service.tasks.suite import Task
 
 # Where at most so many of the labels are known, losses are taken one by one.
 MOSTLY_MISSING = 0.2
+# The column is a margin, and the loss its logistic one: of an answer, the mean over its tokens.
+LOGISTIC = ("binary", "sequence")
 
 
 class TaskLosses:
     """Losses of T tasks from the columns of their heads.
 
-    Binary: logistic loss. Multi-class: cross-entropy. Regression: half the squared error on the standardised
-    target. All in nats or squared standard deviations; the mean over tasks of per-task means is what training
-    minimises.
+    Binary and sequence: logistic loss. Multi-class: cross-entropy. Regression: half the squared error on the
+    standardised target. All in nats or squared standard deviations; the mean over tasks of per-task means is what
+    training minimises.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         starts = [0, *accumulate(task.outputs for task in tasks)]
         self.slices = [slice(a, b) for a, b in pairwise(starts)]
         self.columns = starts[-1]
-        by_kind = {kind: [i for i, task in enumerate(tasks) if task.kind == kind] for kind in ("binary", "regression")}
-        self._binary, self._regression = by_kind["binary"], by_kind["regression"]
+        self._binary = [i for i, task in enumerate(tasks) if task.kind in LOGISTIC]
+        self._regression = [i for i, task in enumerate(tasks) if task.kind == "regression"]
         self._multiclass = [i for i, task in enumerate(tasks) if task.kind == "multiclass"]
         self._first = torch.tensor(starts[:-1])
-        self._is_binary = torch.tensor([task.kind == "binary" for task in tasks])
+        self._is_binary = torch.tensor([task.kind in LOGISTIC for task in tasks])
         self._order = torch.tensor(self._binary + self._regression + self._multiclass).argsort()
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
