@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +23,9 @@ from affinity_service.tasks.columns import KIND_KEY, is_text
 from affinity_service.tasks.csv import csv_table
 from affinity_service.tasks.files import reason
 from affinity_service.tasks.roles import Roles, assign_roles
-from affinity_service.tasks.suite import Kind, Suite
+from affinity_service.tasks.suite import COLUMN_KINDS, Kind, Suite
 from affinity_service.tasks.table import suite_from_table
+from affinity_service.tasks.tokens import TokenRows
 
 FEATURES = "features"
 SourceT = TypeVar("SourceT", bound=TableSource)
@@ -97,11 +98,11 @@ def task_kinds(tasks: str | None, kinds: Sequence[str]) -> list[str] | dict[str,
     wanted: dict[str, Kind | None] = dict.fromkeys(names or [])
     for entry in kinds:
         name, _, kind = entry.rpartition("=")
-        if not name or kind not in get_args(Kind):
-            raise UserError(f"--kind {entry}: expected NAME=KIND with a kind of {', '.join(get_args(Kind))}")
+        if not name or kind not in COLUMN_KINDS:
+            raise UserError(f"--kind {entry}: expected NAME=KIND with a kind of {', '.join(COLUMN_KINDS)}")
         if name not in wanted:
             raise UserError(f"--kind {entry}: `{name}` is not listed under --tasks")
-        wanted[name] = kind  # type: ignore[assignment]
+        wanted[name] = kind
     return wanted
 
 
@@ -168,6 +169,7 @@ def _convert(table: pa.Table, source: TableSource, out: str) -> Imported:
 
 def _native(table: pa.Table, suite: Suite, roles: Roles) -> pa.Table:
     """`features` as one fixed-size list column, one nullable column per task that has a label."""
+    assert not isinstance(suite.inputs, TokenRows), "a table has columns of numbers"
     features = pa.FixedSizeListArray.from_arrays(pa.array(suite.inputs.ravel()), suite.inputs.shape[1])
     columns, fields = [features], [pa.field(FEATURES, features.type, nullable=False)]
     for index, task in enumerate(suite.tasks):
