@@ -56,14 +56,14 @@ class Imported:
 def import_csv(path: str, out: str, overwrite: bool = False, **options: Any) -> Imported:
     """A CSV file; `options` are those of ``CsvSource``."""
     source = _source(CsvSource, path, options)
-    _check_target(out, overwrite)
+    check_target(out, overwrite)
     return _convert(csv_table(source), source, out)
 
 
 def import_arff(path: str, out: str, overwrite: bool = False, **options: Any) -> Imported:
     """An ARFF file; `options` are those of ``ArffSource``."""
     source = _source(ArffSource, path, options)
-    _check_target(out, overwrite)
+    check_target(out, overwrite)
     table = arff_table(source.path)
     return _convert(table, with_labels(source, table.column_names), out)
 
@@ -119,17 +119,19 @@ def _source(kind: type[SourceT], path: str, options: dict[str, Any]) -> SourceT:
         raise UserError(explain(error, f"import {path}", kind)) from error
 
 
-def _place(out: str) -> tuple[StudyFolder, str]:
+def place_of(out: str) -> tuple[StudyFolder, str]:
+    """The folder of a file that is to be written, and its name there."""
     if "://" in out:
         parent, _, name = out.rpartition("/")
         return StudyFolder.at(parent), name
     return StudyFolder.at(Path(out).absolute().parent), Path(out).name
 
 
-def _check_target(out: str, overwrite: bool) -> None:
+def check_target(out: str, overwrite: bool) -> None:
+    """Raise ``UserError`` where a folder, or a file that may not be replaced, lies at the place to write to."""
     if Path(out).is_dir():
         raise UserError(f"{out}: is a folder; name the Parquet file to write, such as {Path(out, 'suite.parquet')}")
-    folder, name = _place(out)
+    folder, name = place_of(out)
     if folder.exists(name) and not overwrite:
         raise UserError(f"{out}: exists already; give another name or --overwrite")
 
@@ -151,7 +153,7 @@ def _convert(table: pa.Table, source: TableSource, out: str) -> Imported:
     empty = [(task.name, "no label") for task, known in zip(suite.tasks, labelled, strict=True) if not known]
     if not kept:
         raise UserError(f"{source.path}: no task has any label: {', '.join(suite.names[:10])}")
-    folder, name = _place(out)
+    folder, name = place_of(out)
     try:
         with folder.writing(name) as stream:
             pq.write_table(_native(table, suite, roles), stream, write_page_checksum=True)
