@@ -7,42 +7,7 @@ from affinity_service.errors import UserError
 from affinity_service.tasks.source import planned_suite, source_identity
 from affinity_service.text.cldr import cldr_rows
 
-LANGUAGES = [
-    "fr",
-    "de",
-    "es",
-    "it",
-    "nl",
-    "pt",
-    "ru",
-    "zh",
-    "ja",
-    "ar",
-    "hi",
-    "sw",
-    "tr",
-    "pl",
-    "uk",
-    "cs",
-    "sv",
-    "da",
-    "fi",
-    "el",
-    "he",
-    "ko",
-    "vi",
-    "id",
-    "th",
-    "hu",
-    "ro",
-    "bg",
-    "hr",
-    "sk",
-    "sl",
-    "lt",
-    "lv",
-    "et",
-]
+CODES = "fr de es it nl pt ru zh ja ar hi sw tr pl uk cs sv da fi el he ko vi id th hu ro bg hr sk sl lt lv et"
 
 
 @pytest.fixture
