@@ -1,4 +1,4 @@
-"""`affinity import`: foreign formats into the native Parquet form of suites and graphs."""
+"""`affinity import`: foreign formats into the native Parquet form of suites, graphs and texts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from affinity_service.cli_output import VERBATIM, out
 importing = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Foreign formats into the native Parquet form of suites and graphs.",
+    help="Foreign formats into the native Parquet form of suites, graphs and texts.",
 )
 
 ForeignPath = Annotated[str, typer.Argument(help="The file to read; .gz too.")]
@@ -133,3 +133,34 @@ def import_pyg(
         lambda: read_pyg(path, split_names(names)), native, overwrite, largest, induced, directed
     )
     out.print(str(done), **VERBATIM)
+
+
+@importing.command("jsonl")
+def import_jsonl(
+    path: Annotated[str, typer.Argument(metavar="IN", help="A file of JSON lines, .gz too, or a folder of them.")],
+    native: NativePath,
+    task: Annotated[str, typer.Option(help="The column of the task.")] = "task",
+    input: Annotated[str, typer.Option(help="The column of what is read.")] = "input",
+    target: Annotated[str, typer.Option(help="The column of what is learned.")] = "target",
+    messages: Annotated[str, typer.Option(help="The column of a chat, in place of both.")] = "messages",
+    split_column: SplitColumn = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Texts: a line per question and answer of a task, or per conversation."""
+    from affinity_service.config_text_suites import ColumnNames
+    from affinity_service.text import importing as bodies
+
+    columns = ColumnNames(task=task, input=input, target=target, messages=messages)
+    out.print(str(bodies.import_jsonl(path, native, overwrite, columns, split_column)), **VERBATIM)
+
+
+@importing.command("function-vectors")
+def import_function_vectors(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="JSON files, a task each: lists of {input, output}.")],
+    native: NativePath,
+    overwrite: Overwrite = False,
+) -> None:
+    """The tasks of the function-vectors collection, in whichever folders they lie."""
+    from affinity_service.text import importing as bodies
+
+    out.print(str(bodies.import_function_vectors(folder, native, overwrite)), **VERBATIM)

@@ -14,6 +14,7 @@ from affinity_service.config_graphs import GeneratedGraphSource, GraphSource, Gr
 from affinity_service.config_models import MLPConfig, ModelConfig, SAGEConfig, SIGNConfig
 from affinity_service.config_sources import ArffSource, CsvSource, ParquetSource, PythonSource, YeastSource
 from affinity_service.config_text import UniqueKeys, explain
+from affinity_service.config_text_suites import CldrSource, TextSource, check_language, with_tokenizer
 from affinity_service.config_training import (
     MEASURED,
     AveragingPart,
@@ -41,6 +42,8 @@ Source = (
     | GraphTablesSource
     | SnapSource
     | GeneratedGraphSource
+    | TextSource
+    | CldrSource
 )
 
 
@@ -245,6 +248,16 @@ class Config(StageConfig):
     @classmethod
     def _kind_of_model(cls, value: Any) -> Any:
         return {"kind": "mlp", **value} if isinstance(value, Mapping) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tokenizer_of_the_model(cls, value: Any) -> Any:
+        return with_tokenizer(value)
+
+    @model_validator(mode="after")
+    def _texts_have_a_language_model(self) -> Config:
+        check_language(self.data, self.model)
+        return self
 
     @model_validator(mode="after")
     def _sage_has_neighbours_and_sign_has_hops(self) -> Config:

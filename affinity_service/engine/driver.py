@@ -10,17 +10,15 @@ from pathlib import Path
 
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
-from affinity_service.config_graphs import GraphSource
 from affinity_service.engine.context import StageContext
 from affinity_service.errors import UserError
-from affinity_service.graphs.source import files_of, source_identity
 from affinity_service.lock import driver_lock
 from affinity_service.planning import refuse_if_too_large
 from affinity_service.reporter import Reporter
 from affinity_service.stages import SUITE, Stage, check_stage_name, identities_of, stages_of
 from affinity_service.tasks import Suite, load_suite
 from affinity_service.tasks.prepared import read_suite
-from affinity_service.tasks.source import planned_suite
+from affinity_service.tasks.source import files_of, planned_suite, source_identity
 from affinity_service.version import provenance
 
 # Stands for the files that the suite beside it was made from.
@@ -40,8 +38,8 @@ def run_study(
     stages = stages_of(config)
     check_stage_name(until, stages)
     suite: Suite | None = None
-    if isinstance(config.data, GraphSource):
-        identities = {"source": _source_identity(config, config.data, folder, reporter)}
+    if config.data.prepared:
+        identities = {"source": _source_identity(config, folder, reporter)}
     else:
         suite = load_suite(config.data)
         identities = {"suite": suite.content_hash}
@@ -88,13 +86,13 @@ def run_study(
                 break
 
 
-def _source_identity(config: Config, source: GraphSource, folder: StudyFolder, reporter: Reporter) -> str:
+def _source_identity(config: Config, folder: StudyFolder, reporter: Reporter) -> str:
     """Of the source's files; where they are gone, of those that the finished suite of this `data` section was made
     from."""
     try:
-        return source_identity(source)
+        return source_identity(config.data)
     except UserError as error:
-        if all(Path(path).exists() for path in files_of(source)) or not folder.exists(SOURCE):
+        if all(Path(path).exists() for path in files_of(config.data)) or not folder.exists(SOURCE):
             raise
         stored = folder.read_json(SOURCE)["identity"]
         (stage,) = (each for each in stages_of(config) if each.name == SUITE)

@@ -11,7 +11,6 @@ from typing import Any
 
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
-from affinity_service.config_sources import PythonSource
 from affinity_service.engine.session import ENVIRONMENT, PACKAGE
 from affinity_service.errors import UserError
 from affinity_service.version import CARRIED, provenance
@@ -49,7 +48,7 @@ def working_dir(config: Config, given: Path | None, config_path: Path) -> Path |
     UserError
         There is no such folder.
     """
-    folder = given or (config_path.absolute().parent if isinstance(config.data, PythonSource) else None)
+    folder = given or (config_path.absolute().parent if getattr(config.data, "function", None) else None)
     if folder is not None and not folder.is_dir():
         raise UserError(f"--working-dir {folder}: no folder there")
     return folder

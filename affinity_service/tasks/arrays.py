@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from affinity_service.errors import UserError
 from affinity_service.tasks.columns import MANY_TEXTS, label_column
-from affinity_service.tasks.suite import Kind, Suite, Task, seeded_split
+from affinity_service.tasks.suite import COLUMN_KINDS, Kind, Suite, Task, seeded_split
 
 ORIGIN = "from_arrays"
 
@@ -118,6 +118,6 @@ def _kinds(kinds: Mapping[str, Kind] | Sequence[Kind] | Kind | None, names: Sequ
         if len(wanted) != len(names):
             raise UserError(f"{ORIGIN}: {len(wanted)} kinds for {len(names)} tasks; give one kind each")
     for name, kind in zip(names, wanted, strict=True):
-        if kind is not None and kind not in get_args(Kind):
-            raise UserError(f"{ORIGIN}: task `{name}`: kind {kind!r} is unknown; expected {', '.join(get_args(Kind))}")
+        if kind is not None and kind not in COLUMN_KINDS:
+            raise UserError(f"{ORIGIN}: task `{name}`: kind {kind!r} is unknown; expected {', '.join(COLUMN_KINDS)}")
     return wanted

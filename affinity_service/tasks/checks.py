@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from affinity_service.errors import UserError
 from affinity_service.tasks.suite import SPLITS, TRAIN, VALIDATION, Kind, Suite, Task
+from affinity_service.tasks.tokens import TokenRows
 
 
 def check_suite(suite: Suite) -> None:
@@ -24,9 +25,15 @@ def check_suite(suite: Suite) -> None:
         if count > 1:
             raise UserError(f"task name `{name}` occurs {count} times; names must be unique")
     check_finite_inputs(suite)
+    of_tokens = isinstance(suite.inputs, TokenRows)
     for column, task in enumerate(suite.tasks):
         values = suite.labels[:, column]
         check_kind(task)
+        if of_tokens != (task.kind == "sequence"):
+            raise UserError(
+                f"task `{task.name}` is of kind {task.kind}, but the inputs are {'' if of_tokens else 'no '}token "
+                "sequences: tasks of kind sequence, and only they, are answers within them"
+            )
         check_labels(task, values)
         if np.isnan(values).all():
             raise UserError(f"task `{task.name}` has no label: all {len(values)} are missing; leave it out")
@@ -37,7 +44,7 @@ def check_suite(suite: Suite) -> None:
                     f"task `{task.name}` has no {SPLITS[code]} example with a label; give it more labels, another "
                     "split seed, or leave it out"
                 )
-            if code == TRAIN and task.kind != "regression" and len(np.unique(part)) < 2:
+            if code == TRAIN and task.kind in ("binary", "multiclass") and len(np.unique(part)) < 2:
                 raise UserError(
                     f"task `{task.name}` has one class only ({part[0]:g}) among its {len(part)} training labels; "
                     "a task needs both; leave it out or raise minimum_positives and minimum_negatives"
@@ -63,6 +70,11 @@ def check_labels(task: Task, values: NDArray[np.float32]) -> None:
             f"task `{task.name}`: label of example {row} is infinite (in float32); leave it empty if it is unknown"
         )
     known = values[~np.isnan(values)]
+    if task.kind == "sequence" and (known != 1).any():
+        raise UserError(
+            f"task `{task.name}`: the label of an answer is 1, or missing where an example is of another task, found "
+            f"{known[known != 1][0]:g}"
+        )
     if task.kind == "binary" and not np.isin(known, (0, 1)).all():
         wrong = known[~np.isin(known, (0, 1))][0]
         raise UserError(f"task `{task.name}`: a binary label must be 0, 1 or missing, found {wrong:g}")
@@ -75,16 +87,43 @@ def check_labels(task: Task, values: NDArray[np.float32]) -> None:
         )
 
 
+def check_tokens(rows: TokenRows) -> None:
+    """Raise ``UserError`` unless every sequence begins with a token to read and has one to learn."""
+    arrays = (rows.tokens, rows.learned, rows.starts)
+    if any(not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "biu" for array in arrays):
+        raise UserError("tokens, learned and starts of the token sequences must be NumPy arrays of whole numbers")
+    lengths, starts = np.diff(rows.starts), rows.starts
+    if not len(starts) or starts[0] != 0 or starts[-1] != len(rows.tokens) or (lengths < 0).any():
+        raise UserError(f"starts of the token sequences must rise from 0 to the number of tokens, {len(rows.tokens)}")
+    if len(rows.learned) != len(rows.tokens):
+        raise UserError(f"`learned` has {len(rows.learned)} entries, expected one per token: {len(rows.tokens)}")
+    if (rows.tokens < 0).any():
+        raise UserError(f"token ids must be 0 or more, found {rows.tokens.min()}")
+    learned = np.concatenate([[0], np.cumsum(rows.learned)])
+    # The first token of a sequence follows nothing that could predict it.
+    first = rows.learned[starts[:-1][lengths > 0]]
+    bad = np.flatnonzero((lengths == 0) | (np.diff(learned[starts]) == 0))
+    if len(bad) or first.any():
+        row = int(bad[0]) if len(bad) else int(np.flatnonzero(lengths > 0)[np.flatnonzero(first)[0]])
+        raise UserError(
+            f"token sequence {row} must begin with a token that is read and hold one that is learned, found "
+            f"{lengths[row]} tokens, learned {rows.learned[starts[row] : starts[row + 1]][:8].tolist()}"
+        )
+
+
 def check_shapes(suite: Suite) -> None:
     """Raise ``UserError`` unless arrays are numbers whose shapes fit; a suite of one's own may be anything."""
-    for name in ("inputs", "labels", "split"):
+    arrays = ("labels", "split") if isinstance(suite.inputs, TokenRows) else ("inputs", "labels", "split")
+    for name in arrays:
         array = getattr(suite, name)
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
             found = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
             raise UserError(f"`{name}` of the suite must be a NumPy array of numbers, found {found}")
     if not len(suite.inputs):
         raise UserError("the suite has no example")
-    if suite.inputs.ndim < 2 or not suite.inputs[0].size:
+    if isinstance(suite.inputs, TokenRows):
+        check_tokens(suite.inputs)
+    elif suite.inputs.ndim < 2 or not suite.inputs[0].size:
         raise UserError(f"inputs have shape {suite.inputs.shape}, expected (examples, features)")
     if suite.split.shape != (len(suite.inputs),) or not np.isin(suite.split, range(len(SPLITS))).all():
         raise UserError(
@@ -99,7 +138,9 @@ def check_shapes(suite: Suite) -> None:
 
 
 def check_finite_inputs(suite: Suite) -> None:
-    """Raise ``UserError`` naming the first example and feature that is NaN or infinite."""
+    """Raise ``UserError`` naming the first example and feature that is NaN or infinite; tokens cannot be."""
+    if isinstance(suite.inputs, TokenRows):
+        return
     flat = suite.inputs.reshape(len(suite.inputs), -1)
     bad = ~np.isfinite(flat)
     if bad.any():

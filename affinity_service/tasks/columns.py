@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from affinity_service.errors import UserError
-from affinity_service.tasks.suite import Kind, Task
+from affinity_service.tasks.suite import COLUMN_KINDS, Kind, Task
 
 # Whole numbers or texts beyond this many distinct values are more likely measurements or names than classes.
 MAX_INFERRED_CLASSES = 50
@@ -73,7 +73,7 @@ def is_text(kind: pa.DataType) -> bool:
 def stored_kind(field: pa.Field) -> Kind | None:
     """The kind that `affinity import` left with a column of the native form."""
     text = (field.metadata or {}).get(KIND_KEY, b"").decode(errors="replace")
-    return next((kind for kind in get_args(Kind) if kind == text), None)
+    return next((kind for kind in COLUMN_KINDS if kind == text), None)
 
 
 def found_type(values: pa.Array) -> str:

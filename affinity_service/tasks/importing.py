@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +23,9 @@ from affinity_service.tasks.columns import KIND_KEY, is_text
 from affinity_service.tasks.csv import csv_table
 from affinity_service.tasks.files import reason
 from affinity_service.tasks.roles import Roles, assign_roles
-from affinity_service.tasks.suite import Kind, Suite
+from affinity_service.tasks.suite import COLUMN_KINDS, Kind, Suite
 from affinity_service.tasks.table import suite_from_table
+from affinity_service.tasks.tokens import TokenRows
 
 FEATURES = "features"
 SourceT = TypeVar("SourceT", bound=TableSource)
@@ -55,14 +56,14 @@ class Imported:
 def import_csv(path: str, out: str, overwrite: bool = False, **options: Any) -> Imported:
     """A CSV file; `options` are those of ``CsvSource``."""
     source = _source(CsvSource, path, options)
-    _check_target(out, overwrite)
+    check_target(out, overwrite)
     return _convert(csv_table(source), source, out)
 
 
 def import_arff(path: str, out: str, overwrite: bool = False, **options: Any) -> Imported:
     """An ARFF file; `options` are those of ``ArffSource``."""
     source = _source(ArffSource, path, options)
-    _check_target(out, overwrite)
+    check_target(out, overwrite)
     table = arff_table(source.path)
     return _convert(table, with_labels(source, table.column_names), out)
 
@@ -97,11 +98,11 @@ def task_kinds(tasks: str | None, kinds: Sequence[str]) -> list[str] | dict[str,
     wanted: dict[str, Kind | None] = dict.fromkeys(names or [])
     for entry in kinds:
         name, _, kind = entry.rpartition("=")
-        if not name or kind not in get_args(Kind):
-            raise UserError(f"--kind {entry}: expected NAME=KIND with a kind of {', '.join(get_args(Kind))}")
+        if not name or kind not in COLUMN_KINDS:
+            raise UserError(f"--kind {entry}: expected NAME=KIND with a kind of {', '.join(COLUMN_KINDS)}")
         if name not in wanted:
             raise UserError(f"--kind {entry}: `{name}` is not listed under --tasks")
-        wanted[name] = kind  # type: ignore[assignment]
+        wanted[name] = kind
     return wanted
 
 
@@ -118,17 +119,19 @@ def _source(kind: type[SourceT], path: str, options: dict[str, Any]) -> SourceT:
         raise UserError(explain(error, f"import {path}", kind)) from error
 
 
-def _place(out: str) -> tuple[StudyFolder, str]:
+def place_of(out: str) -> tuple[StudyFolder, str]:
+    """The folder of a file that is to be written, and its name there."""
     if "://" in out:
         parent, _, name = out.rpartition("/")
         return StudyFolder.at(parent), name
     return StudyFolder.at(Path(out).absolute().parent), Path(out).name
 
 
-def _check_target(out: str, overwrite: bool) -> None:
+def check_target(out: str, overwrite: bool) -> None:
+    """Raise ``UserError`` where a folder, or a file that may not be replaced, lies at the place to write to."""
     if Path(out).is_dir():
         raise UserError(f"{out}: is a folder; name the Parquet file to write, such as {Path(out, 'suite.parquet')}")
-    folder, name = _place(out)
+    folder, name = place_of(out)
     if folder.exists(name) and not overwrite:
         raise UserError(f"{out}: exists already; give another name or --overwrite")
 
@@ -150,7 +153,7 @@ def _convert(table: pa.Table, source: TableSource, out: str) -> Imported:
     empty = [(task.name, "no label") for task, known in zip(suite.tasks, labelled, strict=True) if not known]
     if not kept:
         raise UserError(f"{source.path}: no task has any label: {', '.join(suite.names[:10])}")
-    folder, name = _place(out)
+    folder, name = place_of(out)
     try:
         with folder.writing(name) as stream:
             pq.write_table(_native(table, suite, roles), stream, write_page_checksum=True)
@@ -168,6 +171,7 @@ def _convert(table: pa.Table, source: TableSource, out: str) -> Imported:
 
 def _native(table: pa.Table, suite: Suite, roles: Roles) -> pa.Table:
     """`features` as one fixed-size list column, one nullable column per task that has a label."""
+    assert not isinstance(suite.inputs, TokenRows), "a table has columns of numbers"
     features = pa.FixedSizeListArray.from_arrays(pa.array(suite.inputs.ravel()), suite.inputs.shape[1])
     columns, fields = [features], [pa.field(FEATURES, features.type, nullable=False)]
     for index, task in enumerate(suite.tasks):

@@ -8,6 +8,7 @@ import numpy as np
 
 from affinity_service.errors import UserError
 from affinity_service.tasks.suite import Suite, Task
+from affinity_service.tasks.tokens import TokenRows
 
 
 def normalised(suite: Suite) -> Suite:
@@ -19,7 +20,9 @@ def normalised(suite: Suite) -> Suite:
         Something among the tasks is no task, or a field of one is of another type; the message names the task.
     """
     with np.errstate(over="ignore"):  # becomes infinite, which the checks refuse by name
-        inputs, labels = suite.inputs.astype(np.float32, copy=False), suite.labels.astype(np.float32, copy=False)
+        read = suite.inputs
+        inputs = _tokens(read) if isinstance(read, TokenRows) else read.astype(np.float32, copy=False)
+        labels = suite.labels.astype(np.float32, copy=False)
     return replace(
         suite,
         inputs=inputs,
@@ -28,6 +31,14 @@ def normalised(suite: Suite) -> Suite:
         tasks=tuple(_task(task, position) for position, task in enumerate(suite.tasks)),
         left_out=tuple((str(name), str(reason)) for name, reason in suite.left_out),
         feature_names=tuple(str(name) for name in suite.feature_names),
+    )
+
+
+def _tokens(rows: TokenRows) -> TokenRows:
+    return TokenRows(
+        rows.tokens.astype(np.int32, copy=False),
+        rows.learned.astype(bool, copy=False),
+        rows.starts.astype(np.int64, copy=False),
     )
 
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from affinity_service.artifacts import StudyFolder
 from affinity_service.graphs.blocks import read_block, write_block
 from affinity_service.tasks.suite import Suite, Task
+from affinity_service.tasks.tokens import TokenRows
 
-INPUTS, LABELS, CONTENT = "suite/inputs.arrow", "suite/labels.arrow", "suite/tasks.json"
+INPUTS, TOKENS = "suite/inputs.arrow", "suite/tokens.arrow"
+LABELS, CONTENT = "suite/labels.arrow", "suite/tasks.json"
 
 
 def write_suite(folder: StudyFolder, suite: Suite) -> None:
     """Store a checked and standardised suite."""
-    write_block(folder, INPUTS, torch.from_numpy(np.ascontiguousarray(suite.inputs)))
+    if isinstance(suite.inputs, TokenRows):
+        _write_tokens(folder, suite.inputs)
+    else:
+        write_block(folder, INPUTS, torch.from_numpy(np.ascontiguousarray(suite.inputs)))
     write_block(folder, LABELS, torch.from_numpy(suite.labels))
     content = {
         "tasks": [vars(task) for task in suite.tasks],
@@ -28,8 +34,10 @@ def write_suite(folder: StudyFolder, suite: Suite) -> None:
 def read_suite(folder: StudyFolder) -> Suite:
     """The same suite; its inputs and labels cannot be written to."""
     facts = folder.read_json(CONTENT)
-    inputs, labels = (read_block(folder, name).numpy() for name in (INPUTS, LABELS))
-    for array in (inputs, labels):
+    of_tokens = folder.exists(TOKENS)
+    labels = read_block(folder, LABELS).numpy()
+    inputs = _read_tokens(folder) if of_tokens else read_block(folder, INPUTS).numpy()
+    for array in (labels,) if isinstance(inputs, TokenRows) else (inputs, labels):
         # Writing to the map of a file would end the process.
         array.flags.writeable = False
     return Suite(
@@ -40,3 +48,21 @@ def read_suite(folder: StudyFolder) -> Suite:
         left_out=tuple((name, reason) for name, reason in facts["left_out"]),
         facts=facts["facts"],
     )
+
+
+def _write_tokens(folder: StudyFolder, rows: TokenRows) -> None:
+    """A list of tokens per example, and one of which are learned: bytes, as Arrow's bits are no NumPy array."""
+    lists = {"tokens": rows.tokens, "learned": rows.learned.view(np.uint8)}
+    starts = pa.array(rows.starts)
+    batch = pa.record_batch(
+        {name: pa.LargeListArray.from_arrays(starts, pa.array(values)) for name, values in lists.items()}
+    )
+    with folder.writing(TOKENS) as stream, pa.ipc.new_file(stream, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def _read_tokens(folder: StudyFolder) -> TokenRows:
+    """On a map of the file; Arrow's arrays cannot be written to."""
+    batch = pa.ipc.open_file(pa.memory_map(str(folder.local_path(TOKENS)))).get_batch(0)
+    tokens, learned = batch.column("tokens"), batch.column("learned")
+    return TokenRows(tokens.values.to_numpy(), learned.values.to_numpy().view(bool), tokens.offsets.to_numpy())

@@ -1,4 +1,4 @@
-"""Suites that a function of the user makes."""
+"""What a function of the user makes: suites, and rows of texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from affinity_service.config_sources import PythonSource
@@ -24,28 +24,37 @@ def read_python(source: PythonSource) -> Suite:
     UserError
         The module or function is missing or raises, an argument does not fit, or what comes back is no suite.
     """
-    function = _find(source.function)
-    try:
-        inspect.signature(function).bind(**source.arguments)
-    except TypeError as error:
-        raise UserError(
-            f"{source.function}: the `arguments` {sorted(source.arguments)} do not fit its signature: {error}"
-        ) from error
-    except ValueError:
-        pass  # a builtin without a signature; the call tells
-    try:
-        with _working_directory():
-            suite = function(**source.arguments)
-    except UserError as error:
-        raise UserError(f"{source.function}: {error}") from error
-    except Exception as error:
-        raise UserError(f"{source.function} failed: {type(error).__name__}: {error}") from error
+    suite = call(source.function, source.arguments)
     if not isinstance(suite, Suite):
         raise UserError(
             f"{source.function} returned {type(suite).__name__}, expected affinity_service.tasks.Suite; "
             "Suite.from_arrays(X, Y) makes one"
         )
     return suite
+
+
+def call(name: str, arguments: Mapping[str, Any]) -> Any:
+    """What `module:function` returns.
+
+    Raises
+    ------
+    UserError
+        The module or function is missing or raises, or an argument does not fit.
+    """
+    function = _find(name)
+    try:
+        inspect.signature(function).bind(**arguments)
+    except TypeError as error:
+        raise UserError(f"{name}: the `arguments` {sorted(arguments)} do not fit its signature: {error}") from error
+    except ValueError:
+        pass  # a builtin without a signature; the call tells
+    try:
+        with _working_directory():
+            return function(**arguments)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    except Exception as error:
+        raise UserError(f"{name} failed: {type(error).__name__}: {error}") from error
 
 
 def _find(name: str) -> Callable[..., Any]:
@@ -69,7 +78,7 @@ def _find(name: str) -> Callable[..., Any]:
             raise UserError(f"{name}: `{module_name}` has no `{part}`{hint}")
         found = getattr(found, part)
     if not callable(found):
-        raise UserError(f"{name}: `{path}` is {type(found).__name__}, expected a function that returns a suite")
+        raise UserError(f"{name}: `{path}` is {type(found).__name__}, expected a function")
     return found
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from affinity_service.config_sources import (
     TableSource,
     YeastSource,
 )
+from affinity_service.config_text_suites import CldrSource, LanguageSource, TextSource
 from affinity_service.errors import UserError
 from affinity_service.tasks.arff import read_arff
 from affinity_service.tasks.checks import check_shapes, check_suite, drop_rare_tasks
@@ -37,7 +40,12 @@ READERS: dict[type[SourceConfig], Callable[..., Suite]] = {
 
 
 def planned_suite(source: SourceConfig) -> Suite:
-    """The suite by its counts: of data that has to be prepared, the inputs are zeros that take no memory."""
+    """The suite by its counts: of a graph, the inputs are zeros that take no memory. Texts are tokenised, which takes
+    less than anything that is planned."""
+    if isinstance(source, LanguageSource):
+        from affinity_service.text.source import text_suite
+
+        return checked_suite(text_suite(source), source)
     if not isinstance(source, GraphSource):
         return load_suite(source)
     # Graphs are read with the help of this package.
@@ -56,6 +64,27 @@ def planned_suite(source: SourceConfig) -> Suite:
     checked = checked_suite(examples.suite(np.zeros((count, 1), np.float32)), source)
     empty = np.broadcast_to(np.float32(0), (count, *source.example_shape(width)))
     return replace(checked, inputs=empty, facts={"nodes": graph.nodes, "edges": edges})
+
+
+def source_identity(source: SourceConfig) -> str:
+    """Stands for what the files of data that has to be prepared hold.
+
+    Raises
+    ------
+    UserError
+        One is not there or cannot be read.
+    """
+    return _origins(source).source_identity(source)
+
+
+def files_of(source: SourceConfig) -> list[str]:
+    """The files and folders of data that has to be prepared, as the config names them."""
+    return _origins(source).files_of(source)
+
+
+def _origins(source: SourceConfig) -> Any:
+    """The module that knows where such data comes from."""
+    return importlib.import_module(f"affinity_service.{'graphs' if isinstance(source, GraphSource) else 'text'}.source")
 
 
 def load_suite(source: SourceConfig) -> Suite:
@@ -109,4 +138,8 @@ def _origin(source: SourceConfig) -> str:
         return source.communities
     if isinstance(source, GeneratedGraphSource):
         return "generated graph"
+    if isinstance(source, TextSource):
+        return source.path or str(source.function)
+    if isinstance(source, CldrSource):
+        return "cldr"
     return source.function if isinstance(source, PythonSource) else "yeast"

@@ -18,6 +18,8 @@ from affinity_service.tasks.label_bits import LabelBits
 from affinity_service.tasks.tokens import Inputs, TokenRows
 
 Kind = Literal["binary", "multiclass", "regression", "sequence"]
+# What a column of a table can be; a sequence is no column of numbers.
+COLUMN_KINDS: tuple[Kind, ...] = ("binary", "multiclass", "regression")
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
 # Examples at a time, and numbers of theirs.
@@ -180,11 +182,13 @@ def seeded_split(examples: int, validation: float, test: float, seed: int) -> ND
 
 
 def standardise_inputs(suite: Suite, places_alike: bool = False) -> Suite:
-    """Inputs to mean 0 and variance 1 over the training examples; a constant column becomes 0.
+    """Inputs to mean 0 and variance 1 over the training examples; a constant column becomes 0. Tokens stay as they are.
 
     places_alike : one mean and variance per entry of the last axis, over all places of the axes before it, which hold
     things of one kind.
     """
+    if isinstance(suite.inputs, TokenRows):
+        return suite
     training = np.flatnonzero(suite.split == TRAIN)
     # In pieces: doubles of all inputs would be the largest thing in memory.
     together = max(1, min(STANDARDISED_TOGETHER, STANDARDISED_NUMBERS // max(1, suite.inputs[0].size)))

@@ -8,7 +8,7 @@ import torch
 
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
-from affinity_service.engine.suite import FACTS, HOP, Layer, build_graph, layers_of, warn_of
+from affinity_service.engine.graph_suite import FACTS, HOP, Layer, build_graph, layers_of, warn_of
 from affinity_service.graphs.blocks import layer_reader
 from affinity_service.graphs.raw import RawGraph
 from affinity_service.graphs.tables import write_graph_tables
