@@ -30,6 +30,8 @@ MANY_TASKS, LARGEST_HEAD = 50, 256
 EVERY_PAIR = 100
 # What `auto` grows to at most.
 MOST_DIMENSION, MOST_LANDMARKS = 400, 4000
+# Where subsets bring their tasks' means themselves: on 100 communities of com-DBLP more dimensions showed no more.
+MOST_DIMENSION_MANY_TASKS = 200
 
 
 Source = (
@@ -100,6 +102,10 @@ class GradientConfig(StageConfig):
     @property
     def most_dimensions(self) -> int:
         return MOST_DIMENSION if self.dimension == "auto" else self.dimension
+
+    def widest_basis(self, many_tasks: bool) -> int:
+        """Columns of the basis of `subspace` at most; `many_tasks`: heads lie apart."""
+        return MOST_DIMENSION_MANY_TASKS if many_tasks and self.dimension == "auto" else self.most_dimensions
 
     @property
     def most_landmarks(self) -> int:

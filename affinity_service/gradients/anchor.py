@@ -12,9 +12,10 @@ from torch import Tensor
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import GradientConfig
 from affinity_service.gradients.landmarks import LandmarkGradients, Pairs
+from affinity_service.gradients.outside_means import outside_means
 from affinity_service.gradients.own_parameters import OwnParameters, shared_space
 from affinity_service.gradients.per_example import PerExampleGradients
-from affinity_service.gradients.statistics import GradientStatistics, GradientSums, combine
+from affinity_service.gradients.statistics import GradientSums, combine
 from affinity_service.gradients.subspace_size import sized_basis
 from affinity_service.gradients.weight_space import WeightSpace, optimizer_metric
 from affinity_service.models.heads import task_heads
@@ -33,8 +34,8 @@ def build_anchor(
     apart: bool = False,
 ) -> dict[str, Tensor]:
     """Tensors by name, on the CPU: weights, scale (p,); mean, validation_mean, square (T, p); of the
-    `subspace` reduction basis (p, d) and how many landmarks it is from; own (T, h) and a basis (p_s, d) of the other
-    weights where heads lie apart, see ``gradients/own_parameters.py``.
+    `subspace` reduction basis (p, d) and how many landmarks it is from; own (T, h), a basis (p_s, d) of the other
+    weights and outside (T, p_s) where heads lie apart, see ``gradients/own_parameters.py``, ``outside_means.py``.
 
     Parameters
     ----------
@@ -60,12 +61,15 @@ def build_anchor(
             columns = OwnParameters.of(space, prefix, len(suite.tasks))
             tensors["own"] = columns.own
             space, scale = shared_space(space, prefix), scale[columns.shared]
-            statistics = GradientStatistics(**{n: t[:, columns.shared] for n, t in statistics.to_tensors().items()})
 
         def landmarks_of(pairs: Pairs) -> LandmarkGradients:
             return LandmarkGradients(gradients, space, scale.to(weights.device), suite, *pairs, settings.batch_rows)
 
-        tensors["basis"], landmarks = sized_basis(statistics, landmarks_of, suite, settings)
+        basis, landmarks = sized_basis(None if apart else statistics, landmarks_of, suite, settings)
+        tensors["basis"] = basis
+        if apart:
+            mean = statistics.mean[:, columns.shared]
+            tensors["outside"] = outside_means(mean.to(basis.device), scale.to(basis.device), basis)
         tensors["landmarks"] = torch.tensor([landmarks])
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 

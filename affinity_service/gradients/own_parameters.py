@@ -69,30 +69,35 @@ def shared_space(space: WeightSpace, heads: str) -> WeightSpace:
 
 
 class SubspaceAndHead:
-    """g ↦ (Bᵀ(s∘g) of the shared parameters, s∘g of the row's own head).
+    """g ↦ (Bᵀ(s∘g) of the shared parameters, s∘g of the row's own head, products of the shared s∘g with the means
+    outside the basis).
 
     Parameters
     ----------
-    basis : (p_s, d). scale : (p,) of the whole space. own : (T, h), see ``OwnParameters``.
+    basis : (p_s, d). outside : (T, p_s). scale : (p,) of the whole space. own : (T, h), see ``OwnParameters``.
     heads : what the names of the heads' parameters begin with.
     """
 
-    def __init__(self, space: WeightSpace, heads: str, basis: Tensor, scale: Tensor, own: Tensor) -> None:
+    def __init__(
+        self, space: WeightSpace, heads: str, basis: Tensor, outside: Tensor, scale: Tensor, own: Tensor
+    ) -> None:
         rest = shared_space(space, heads)
-        self._shared = Subspace(rest, basis, scale[shared_columns(own, len(scale))])
+        self._shared = Subspace(rest, torch.cat([basis, outside.T], dim=1), scale[shared_columns(own, len(scale))])
         self._scale, self._space = scale, space
+        self._width, self.products = basis.shape[1], len(outside)
         self._first = {}
         for task in range(len(own)):
-            start = self._shared.dimension
+            start = self._width
             for name in TaskHeads.names(task):
                 self._first[heads + name] = start
                 columns = space.slices[heads + name]
                 start += columns.stop - columns.start
-        self.dimension = self._shared.dimension + own.shape[1]
+        self.dimension = self._width + own.shape[1]
 
     def __call__(self, blocks: Sequence[GradientBlock], batch: int) -> Tensor:
         shared = self._shared(blocks, batch)
-        features = torch.cat([shared, shared.new_zeros(batch, self.dimension - shared.shape[1])], dim=1)
+        own = shared.new_zeros(batch, self.dimension - self._width)
+        features = torch.cat([shared[:, : self._width], own, shared[:, self._width :]], dim=1)
         for block in blocks:
             if block.name in self._first:
                 values = block.dense() * self._scale[self._space.slices[block.name]]
@@ -115,7 +120,8 @@ def reduction_of(
     if "own" in anchor:
         assert basis is not None, "heads lie apart beside a basis"
         assert scale is not None, "and its metric"
-        return SubspaceAndHead(space, task_heads(model)[0], basis, scale, anchor["own"].to(device))
+        outside, own = (anchor[name].to(device) for name in ("outside", "own"))
+        return SubspaceAndHead(space, task_heads(model)[0], basis, outside, scale, own)
     return build_reduction(settings, space, scale, basis)
 
 

@@ -1,7 +1,8 @@
 """The basis of the `subspace` reduction: per-task mean gradients, then leading directions of landmark gradients.
 
 Leaving the means out costs a reduction what it should know of partners: every first step of a training moves along the
-mean training gradients of its tasks and is judged along their mean validation gradients.
+mean training gradients of its tasks and is judged along their mean validation gradients. Among many tasks they would
+fill the basis: there it is of landmarks alone, and every subset gets its own tasks' means (``outside_means.py``).
 """
 
 from __future__ import annotations
@@ -20,14 +21,19 @@ OVERSAMPLING = 20
 POWER_ITERATIONS = 2
 
 
-def subspace_basis(statistics: GradientStatistics, landmarks: LandmarkGradients, dimension: int, seed: int) -> Tensor:
+def subspace_basis(
+    statistics: GradientStatistics | None, landmarks: LandmarkGradients, dimension: int, seed: int
+) -> Tensor:
     """(p, d') orthonormal columns in the scaled space, d' ≤ `dimension`: the span of the 2T mean gradients, training
-    and validation, then the leading left directions of the landmarks outside it, the strongest first."""
+    and validation (none without statistics), then the leading left directions of the landmarks outside it, the
+    strongest first."""
     scale = landmarks.scale
-    means = torch.cat([statistics.mean, statistics.validation_mean]).to(scale.device) * scale
-    lengths = means.norm(dim=1, keepdim=True)
-    kept = (lengths > 0)[:, 0]
-    basis = leading_span((means[kept] / lengths[kept]).T, max(1, int(MEANS_SHARE * dimension)))
+    basis = scale.new_zeros(landmarks.space.size, 0)
+    if statistics is not None:
+        means = torch.cat([statistics.mean, statistics.validation_mean]).to(scale.device) * scale
+        lengths = means.norm(dim=1, keepdim=True)
+        kept = (lengths > 0)[:, 0]
+        basis = leading_span((means[kept] / lengths[kept]).T, max(1, int(MEANS_SHARE * dimension)))
     wanted = min(dimension, landmarks.space.size) - basis.shape[1]
     if wanted <= 0 or len(landmarks) == 0:
         return basis

@@ -23,20 +23,22 @@ ENERGY, GENERALISES = 0.9, 0.95
 
 
 def sized_basis(
-    statistics: GradientStatistics,
+    statistics: GradientStatistics | None,
     landmarks_of: Callable[[Pairs], LandmarkGradients],
     suite: Suite,
     settings: GradientConfig,
 ) -> tuple[Tensor, int]:
-    """The basis (p, d) and how many landmarks it is from.
+    """The basis (p, d) and how many landmarks it is from; without statistics, among many tasks, of landmarks alone.
 
     Landmarks `auto` are doubled until the basis holds nearly as much of other gradients as of theirs; dimension `auto`
     is the least that holds `ENERGY` of those others, at most what the config allows.
     """
 
+    most = settings.widest_basis(many_tasks=statistics is None)
+
     def of(count: int) -> tuple[LandmarkGradients, Tensor]:
         landmarks = landmarks_of(landmark_pairs(suite, count, settings.seed))
-        return landmarks, subspace_basis(statistics, landmarks, settings.most_dimensions, settings.seed)
+        return landmarks, subspace_basis(statistics, landmarks, most, settings.seed)
 
     if settings.landmarks != "auto" and settings.dimension != "auto":
         landmarks, basis = of(settings.landmarks)
