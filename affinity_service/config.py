@@ -31,6 +31,8 @@ MANY_TASKS, LARGEST_HEAD = 50, 256
 EVERY_PAIR = 100
 # What `auto` grows to at most.
 MOST_DIMENSION, MOST_LANDMARKS = 400, 4000
+# Where subsets bring their tasks' means themselves: on 100 communities of com-DBLP more dimensions showed no more.
+MOST_DIMENSION_MANY_TASKS = 200
 
 
 Source = (
@@ -86,6 +88,11 @@ class GradientConfig(StageConfig):
     landmarks: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         4000, description="training pairs whose gradients the subspace is taken from; auto: until more show nothing new"
     )
+    layer_rank: Annotated[int, Field(ge=1)] | None = Field(
+        16,
+        description="of language models: directions on each side of a layer's gradient that make the basis; null: "
+        "a dense basis, of as many numbers as weights times dimensions",
+    )
     layers: list[str] = Field([], description="patterns of parameter names such as body.*; all parameters when empty")
     seed: int = Field(0, ge=0)
     shard_rows: int = Field(4096, ge=1, description="(example, task) rows per file, the unit of resuming")
@@ -104,6 +111,10 @@ class GradientConfig(StageConfig):
     @property
     def most_dimensions(self) -> int:
         return MOST_DIMENSION if self.dimension == "auto" else self.dimension
+
+    def widest_basis(self, many_tasks: bool) -> int:
+        """Columns of the basis of `subspace` at most; `many_tasks`: heads lie apart."""
+        return MOST_DIMENSION_MANY_TASKS if many_tasks and self.dimension == "auto" else self.most_dimensions
 
     @property
     def most_landmarks(self) -> int:

@@ -65,7 +65,7 @@ STAGES = (
         ("suite", "base_model"),
         ("gradients/",),
         "gradients:compute_gradients",
-        version=4,
+        version=5,
         way=GRADIENTS,
     ),
     # What is asked of a subset is the training of the base model's own section.
@@ -75,7 +75,7 @@ STAGES = (
         ("suite", "base_model", "gradients"),
         ("fits/",),
         "fits:fit_subsets_stage",
-        version=5,
+        version=6,
         way=GRADIENTS,
     ),
     Stage(

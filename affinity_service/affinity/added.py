@@ -35,7 +35,8 @@ from affinity_service.artifacts import StudyFolder, fingerprint
 from affinity_service.config import Config
 from affinity_service.errors import UserError
 from affinity_service.fitting.task_rows import TaskRows
-from affinity_service.gradients.new_task import NewTask, anchor_with, extended_space, rows_with, with_heads
+from affinity_service.gradients.added_rows import anchor_with, rows_with
+from affinity_service.gradients.new_task import NewTask, extended_space, with_heads
 from affinity_service.tasks.suite import Suite, Task
 
 FOLDER = "added/"

@@ -29,7 +29,8 @@ def example_errors(
     rows : validation rows by task.
     subsets : M; those of three or more tasks are averaged, as in the matrix, a pair stands for itself where no larger
         subset holds it.
-    coordinates : per subset, see ``SubsetEstimates``. own_coordinates : h of them are of each task alone.
+    coordinates : per subset, see ``SubsetEstimates``. own_coordinates : h of them are of each task alone; where rows
+        have products, one number per task follows those, by which the products with its mean are multiplied.
     """
     tasks = len(rows)
     errors = np.zeros((tasks, tasks))
@@ -59,7 +60,14 @@ def example_errors(
         slots = [list(subsets[i]).index(receiver) for i in holders]
         c = np.stack([_of_task(coordinates[i], s, own_coordinates, own) for i, s in zip(holders, slots, strict=True)])
         # The contrasts of every example first: (n, partners). Then each draw weighs the examples anew.
-        values = own.losses(own.margins_at(torch.from_numpy(c).to(own.features))) @ contrast.T
+        z = own.margins_at(torch.from_numpy(c).to(own.features))
+        if own.products is not None:
+            along = np.zeros((tasks, len(holders)), np.float32)
+            for column, index in enumerate(holders):
+                members = list(subsets[index])
+                along[members, column] = coordinates[index][-len(members) :]
+            z += own.products.to(z) @ torch.from_numpy(along).to(z)
+        values = own.losses(z) @ contrast.T
         counts = np.random.default_rng([seed, receiver]).multinomial(len(own), [1 / len(own)] * len(own), size=draws)
         drawn = torch.from_numpy(counts / len(own)).to(own.features) @ values
         errors[receiver, partners] = drawn.std(dim=0).double().cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -16,13 +17,14 @@ from affinity_service.affinity.penalty import ridge_penalties
 from affinity_service.affinity.stopping import AT_THE_BEST, ExpectedStop, StopRule
 from affinity_service.config import Config
 from affinity_service.fitting import solve_subsets
+from affinity_service.fitting.member_rows import MemberRows
 from affinity_service.fitting.optimizers import training_optimizer
 from affinity_service.fitting.path import Paths, Training
 from affinity_service.fitting.problem import check_subsets
 from affinity_service.fitting.products import one_thread
 from affinity_service.fitting.query import QueryFits
 from affinity_service.fitting.subset_weights import Anchor, SubsetWeights
-from affinity_service.fitting.task_rows import member_losses, split_by_task
+from affinity_service.fitting.task_rows import split_by_task
 from affinity_service.gradients.store import FeatureRows
 from affinity_service.tasks.label_bits import LabelBits
 from affinity_service.tasks.sampling import steps_per_epoch
@@ -77,8 +79,10 @@ class LinearizedEstimator:
         self._free = whole.shared if frozen else None
         width = whole.dimension if frozen else None
         self._arrays = _tensors(train, device, width)
+        held_out = _tensors(validation, device, width)
         self._train, self._validation = (
-            split_by_task(*arrays, squared) for arrays in (self._arrays, _tensors(validation, device, width))
+            split_by_task(*arrays, squared, None if frozen else _products(rows, device))
+            for arrays, rows in ((self._arrays, train), (held_out, validation))
         )
         self._queries = QueryFits(self._train)
         self._labelled = _labelled(train, len(tasks))
@@ -104,20 +108,15 @@ class LinearizedEstimator:
         chosen = [tuple(int(task) for task in subset) for subset in subsets]
         size = len(chosen)
         if self.config.solution == "path" or self.network is not None:
-            size = max(1, PATH_BYTES // (4 * PATH_COPIES * self.anchor.width(max(map(len, chosen), default=1))))
+            numbers = PATH_COPIES * self.anchor.width(max(map(len, chosen), default=1))
+            numbers += max(map(self._own_numbers, chosen), default=0)
+            size = max(1, PATH_BYTES // (4 * numbers))
         chunks = [chosen[start : start + size] for start in range(0, len(chosen), size)]
         with one_thread() if self._is_small(chosen) else nullcontext():
             taken = [self._take(chunk, moments) for chunk in chunks]
 
         def joined(number: int, name: str) -> NDArray[Any]:
             return torch.cat([means[number][name] for means in taken]).cpu().numpy()
-
-        def coordinates(number: int) -> list[NDArray[np.float32]]:
-            head = 0 if self.anchor.own is None else self.anchor.own.shape[1]
-            every = [row for means in taken for row in means[number]["coordinates"].float().cpu().numpy()]
-            # Slots that stay empty are left out.
-            ends = [None if not head else self.anchor.dimension + head * len(subset) for subset in chosen]
-            return [row[:end].copy() for row, end in zip(every, ends, strict=True)]
 
         return [
             SubsetEstimates.from_table_of_tasks(
@@ -126,10 +125,18 @@ class LinearizedEstimator:
                 joined(number, "mean"),
                 joined(number, "error"),
                 joined(number, "converged") > 0.5,
-                coordinates(number),
+                [row for means in taken for row in means[number]["coordinates"]],
             )
             for number in range(len(moments))
         ]
+
+    def _own_numbers(self, subset: tuple[int, ...]) -> int:
+        """Features of a subset's rows along its own means."""
+        means = len(self.anchor.means_of(subset))
+        if not means:
+            return 0
+        parts = (rows[task] for rows in (self._train, self._validation) for task in subset)
+        return means * sum(len(own) for own in parts if own is not None)
 
     def _is_small(self, subsets: Sequence[tuple[int, ...]]) -> bool:
         """Whether neither the weights nor the rows that are looked at are many."""
@@ -140,13 +147,14 @@ class LinearizedEstimator:
             and rows * self._arrays[0].shape[1] <= ONE_THREAD_ROW_NUMBERS
         )
 
-    def _take(self, subsets: list[tuple[int, ...]], moments: Sequence[Moment]) -> list[dict[str, Tensor]]:
+    def _take(self, subsets: list[tuple[int, ...]], moments: Sequence[Moment]) -> list[dict[str, Any]]:
         layout = SubsetWeights(self.anchor, subsets)
+        held_out = MemberRows(self._validation, layout)
         stops = {moment: ExpectedStop(self.stop.noise) for moment in moments}
         last = max(self.config.fits.epochs if moment == "best" else moment for moment in moments)
 
         def look(epoch: int, w: Tensor | None, c: Tensor, converged: Tensor) -> None:
-            mean, error = member_losses(self._validation, layout, c)
+            mean, error = held_out.losses(c)
             seen = {
                 "epochs": torch.full((len(subsets),), float(epoch), device=c.device),
                 "mean": mean,
@@ -164,12 +172,13 @@ class LinearizedEstimator:
 
         follow = self._follow_path if self.config.solution == "path" else self._fit_ridges
         follow(layout, last, moments, look)
-        found = [stops[moment].means() for moment in moments]
+        found: list[dict[str, Any]] = [stops[moment].means() for moment in moments]
         for means in found:
             # Not needed any more, and large.
             weights = means.pop("weights", None)
             if self.network is not None and weights is not None:
                 means |= zip(("mean", "error"), self.network(weights, subsets), strict=True)
+            means["coordinates"] = layout.stored(means["coordinates"])
         return found
 
     def _whole(self, layout: SubsetWeights, w: Tensor) -> Tensor:
@@ -234,6 +243,16 @@ def _labelled(rows: FeatureRows, tasks: int) -> LabelBits:
     labelled = np.zeros((len(examples), tasks), bool)
     labelled[place, rows.task_of_row] = True
     return LabelBits.from_mask(labelled)
+
+
+def _products(rows: FeatureRows, device: str) -> Tensor | None:
+    """Where they lie: of hundreds of tasks they are most of what is stored."""
+    if rows.products is None:
+        return None
+    with warnings.catch_warnings():
+        # Rows from the object store are read-only, which torch cannot express; nothing here writes to them.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(rows.products).to(device)
 
 
 def _tensors(rows: FeatureRows, device: str, width: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -62,11 +62,12 @@ def _example_errors(context: StageContext, subsets: Sequence[Sequence[int]], fit
     # Fits by a penalty move no heads.
     own = 0 if context.config.solution == "ridge" else store.own_coordinates
     if own != store.own_coordinates:
-        rows = replace(rows, features=rows.features[:, : -store.own_coordinates])
+        rows = replace(rows, features=rows.features[:, : -store.own_coordinates], products=None)
     arrays = (rows.features, rows.margins, rows.targets, rows.task_of_row.astype(np.int64))
     features, margins, targets, task_of_row = (torch.from_numpy(array.copy()) for array in arrays)
     squared = [task.kind == "regression" for task in context.suite.tasks]
-    by_task = split_by_task(features, margins, targets, task_of_row, squared)
+    products = None if rows.products is None else torch.from_numpy(rows.products)
+    by_task = split_by_task(features, margins, targets, task_of_row, squared, products)
     weights = fits["weights"].combine_chunks()
     coordinates = np.split(weights.values.to_numpy(), weights.offsets.to_numpy()[1:-1])
     seed = context.config.fits.seed

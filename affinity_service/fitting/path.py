@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from affinity_service.fitting.member_rows import MemberRows
 from affinity_service.fitting.optimizers import UpdateRule
 from affinity_service.fitting.products import full_precision
 from affinity_service.fitting.subset_weights import Anchor, SubsetWeights, Table
@@ -70,15 +71,17 @@ class Paths:
         self._base: dict[int, Tensor] = {}
         self._curvatures: dict[int, Tensor] = {}
 
-    def of_task(self, task: int) -> tuple[TaskRows, Tensor, Tensor]:
-        """Rows of a task, slopes at the base model and its curvature, computed when first asked for: a
-        question names few of many tasks."""
-        rows = self.rows[task]
-        assert rows is not None, "checked by the caller"
-        if task not in self._curvatures:
+    def base_slopes(self, task: int, rows: TaskRows) -> Tensor:
+        """(n, 1) at the base model. Like the curvature computed when first asked for: a question names few of many
+        tasks."""
+        if task not in self._base:
             self._base[task] = rows.slopes(rows.margins[:, None])
+        return self._base[task]
+
+    def curvature(self, task: int, rows: TaskRows) -> Tensor:
+        if task not in self._curvatures:
             self._curvatures[task] = _curvature(rows.features)
-        return rows, self._base[task], self._curvatures[task]
+        return self._curvatures[task]
 
     @torch.no_grad()
     def run(
@@ -89,14 +92,12 @@ class Paths:
         on_epoch: Callable[[int, Tensor, Tensor], None],
     ) -> None:
         """``on_epoch(epoch, w, c)`` is called after each, from 0, with displacements (M, P) and coordinates
-        (M, d + S·h) of the layout's subsets, of which it must keep copies."""
+        (M, d + S·h + m) of the layout's subsets, of which it must keep copies."""
         # Subsets with more steps an epoch first: those still at work are then always the first ones.
         order = sorted(range(len(layout.subsets)), key=lambda i: -int(training.steps[i]))
         back = torch.tensor(order).argsort()
         with full_precision():
-            state = _State(
-                self, SubsetWeights(self.anchor, [layout.subsets[i] for i in order]), training, torch.tensor(order)
-            )
+            state = _State(self, layout.reordered(torch.tensor(order)), training, torch.tensor(order))
             for epoch in range(epochs):
                 state.epoch()
                 on_epoch(epoch, state.w[back], state.coordinates()[back])
@@ -104,7 +105,7 @@ class Paths:
 
 class _State:
     def __init__(self, paths: Paths, layout: SubsetWeights, training: Training, order: Tensor) -> None:
-        self.paths, self.layout = paths, layout
+        self.paths, self.layout, self.members = paths, layout, MemberRows(paths.rows, layout)
         anchor, device = paths.anchor, paths.anchor.weights.device
         count = len(layout.subsets)
         self.steps = training.steps[order].tolist()
@@ -123,11 +124,13 @@ class _State:
         self.left = [0] * count
         self.stride = [1] * count
         self.seen = torch.zeros(count, layout.coordinates, device=device)
+        # Beside own means also every task's margins (n, k) at the last look, once there was one.
+        self.margins: dict[int, Tensor] = {}
         self.now: Tensor | None = None
         self.first = True
 
     def coordinates(self) -> Tensor:
-        """(M, d + S·h) of all displacements as they are now; the next look often asks for the same again."""
+        """(M, d + S·h + m) of all displacements as they are now; the next look often asks for the same again."""
         if self.now is None:
             self.now = self.layout.to_coordinates(self.w)
         return self.now
@@ -162,18 +165,25 @@ class _State:
         change = c - (self.seen if everyone else self.seen[index])
         total = torch.zeros_like(c)
         moved = torch.zeros(len(due), device=c.device)
-        for task in self.layout.tasks():
+        for task in self.members.tasks:
             holders, slots = self.layout.holders(task)
             own = place[holders]
+            chosen: Tensor | slice = slice(None)
             if not everyone:
-                own, slots, holders = (x[own >= 0] for x in (own, slots, holders))
-            if not len(own) or self.paths.rows[task] is None:
+                chosen = (own >= 0).nonzero()[:, 0]
+                own, slots, holders = (x[chosen] for x in (own, slots, holders))
+            if not len(own):
                 continue
-            rows, base, curvature = self.paths.of_task(task)
-            slopes = rows.slopes(rows.margins_at(self.layout.of_task(c, own, slots))) - base
-            share = self.layout.share[holders, task]
-            self.layout.add_of_task(total, own, slots, (slopes.T @ rows.features) * (share / len(rows))[:, None])
-            moved.index_add_(0, own, _mean_square(curvature, self.layout.of_task(change, own, slots)) * share)
+            rows, share = self.members.of(task), self.layout.share[holders, task]
+            margins = self.members.margins(task, c, own, slots, chosen)
+            slopes = rows.slopes(margins) - self.paths.base_slopes(task, rows)
+            self.members.add_sums(total, task, own, slots, chosen, slopes, share / len(rows))
+            if self.layout.means is None:
+                changes = self.layout.of_task(change, own, slots)
+                squares = _mean_square(self.paths.curvature(task, rows), changes)
+            else:
+                squares = self._changed(task, chosen, margins)
+            moved.index_add_(0, own, squares * share)
         found = self.layout.to_gradient(total, None if everyone else index)
         gradient = (self.mean[index] + found).mul_(self.reached[index])
         fed = self.paths.optimizer.feed(gradient, self.noise if everyone else self.noise[index])
@@ -185,6 +195,16 @@ class _State:
             per_step = square**0.5 / self.stride[i]
             affordable = int(LARGEST_CHANGE / per_step) if per_step > 0 else LONGEST_STRIDE
             self.stride[i] = self.left[i] = min(LONGEST_STRIDE, max(1, affordable))
+
+    def _changed(self, task: int, chosen: Tensor | slice, margins: Tensor) -> Tensor:
+        """(k,) mean squares of the changes of margins (n, k) since the last look, which this one now is: features along
+        its own means differ from subset to subset, no curvature is common to them."""
+        if task not in self.margins:
+            first = self.members.of(task).margins[:, None]
+            self.margins[task] = first.expand(-1, len(self.layout.holders(task)[0])).clone()
+        squares = (margins - self.margins[task][:, chosen]).square().mean(dim=0)
+        self.margins[task][:, chosen] = margins
+        return squares
 
     def _set_out(self) -> None:
         """The first look, of all subsets at the base model, where no residual has changed yet and which has nothing to

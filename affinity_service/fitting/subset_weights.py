@@ -1,4 +1,8 @@
-"""The weights that each of many subsets moves, as one matrix: those that all share, then those of its own tasks."""
+"""The weights that each of many subsets moves, as one matrix: those that all share, then those of its own tasks.
+
+A subset is known by its coordinates: d in the basis that all share, then by its tasks' heads, then along its tasks'
+means outside the basis.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from affinity_service.fitting.own_means import OwnMeans
+from affinity_service.gradients.basis import Basis, stored_basis
 from affinity_service.gradients.own_parameters import shared_columns
 
 Table = Literal["mean", "square", "squared_mean"]
@@ -24,25 +32,32 @@ class Anchor:
     ----------
     weights : (p,) of the base model.
     scale : (p,) the metric s of the features.
-    basis : (p_s, d) orthonormal, features = Bᵀ(s∘gradient) of the shared weights; None for the identity (d = p).
+    basis : orthonormal, features = Bᵀ(s∘gradient) of the shared weights; None for the identity (d = p).
     mean, square : (T, p), per task the mean over training rows of the loss gradient, and of its squared entries.
     own : (T, h) columns of the weights that one task alone has, whose scaled gradients follow the d coordinates as they
         are; p where a task has fewer. None where all weights are shared (p_s = p).
+    outside : (W, p_s), beside ``own``: means outside the basis, see ``gradients/outside_means.py``.
+    outside_of : (T, w) rows of it that a subset with the task has; W where a task has fewer.
     """
 
     weights: Tensor
     scale: Tensor
-    basis: Tensor | None
+    basis: Basis | None
     mean: Tensor
     square: Tensor
     own: Tensor | None = None
+    outside: Tensor | None = None
+    outside_of: Tensor | None = None
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], device: str | torch.device) -> Anchor:
-        """From tensors by attribute name, as the gradient stage stores them."""
-        basis, own = (tensors[name].to(device) if name in tensors else None for name in ("basis", "own"))
-        weights, scale, mean, square = (tensors[name].to(device) for name in ("weights", "scale", "mean", "square"))
-        return cls(weights, scale, basis, mean, square, own)
+        """From tensors by attribute name, as the gradient stage stores them: a row of `outside` per task, where no
+        `outside_of` says otherwise."""
+        names = [name for name in cls.__dataclass_fields__ if name in tensors and name != "basis"]
+        found = {name: tensors[name].to(device) for name in names}
+        if "outside" in found:
+            found.setdefault("outside_of", torch.arange(len(found["outside"]))[:, None])
+        return cls(basis=stored_basis(tensors, device), **found)
 
     def of_shared(self) -> Anchor:
         """Of the shared weights alone, as if they were all."""
@@ -78,14 +93,24 @@ class Anchor:
         """Weights that a subset of so many tasks moves."""
         return len(self.weights) if self.own is None else len(self.shared) + tasks * self.own.shape[1]
 
+    def means_of(self, subset: Sequence[int]) -> list[int]:
+        """Rows of `outside` that a subset has."""
+        return [row for task in subset for row in self._outside_rows[task]]
+
+    @cached_property
+    def _outside_rows(self) -> list[list[int]]:
+        if self.outside is None or self.outside_of is None:
+            return [[] for _ in range(len(self.mean))]
+        return [[row for row in rows if row < len(self.outside)] for rows in self.outside_of.tolist()]
+
     @property
     def dimension(self) -> int:
         """d, coordinates of the shared weights."""
-        return len(self.scale) if self.basis is None else self.basis.shape[1]
+        return len(self.scale) if self.basis is None else self.basis.width
 
     def displacement(self, c: Tensor) -> Tensor:
         """(M, d) coordinates → (M, p), the displacement within the basis that has them."""
-        return (c if self.basis is None else c @ self.basis.T) * self.scale
+        return (c if self.basis is None else self.basis.lift(c)) * self.scale
 
 
 class SubsetWeights:
@@ -93,10 +118,13 @@ class SubsetWeights:
 
     Attributes
     ----------
-    width : P. coordinates : d + S·h, what a subset is known by in the features.
+    width : P. coordinates : d + S·h + m, what a subset is known by in the features.
+    first_mean : d + S·h, where the coordinates along its own means begin.
+    means : those of the subsets, where the anchor has any.
     """
 
-    def __init__(self, anchor: Anchor, subsets: Sequence[Sequence[int]]) -> None:
+    def __init__(self, anchor: Anchor, subsets: Sequence[Sequence[int]], means: OwnMeans | None = None) -> None:
+        """means : as made before for the same subsets; made here when None."""
         self.anchor, self.subsets, tasks = anchor, subsets, len(anchor.mean)
         device = anchor.weights.device
         holders: dict[int, list[tuple[int, int]]] = {}
@@ -111,21 +139,32 @@ class SubsetWeights:
         for number, subset in enumerate(subsets):
             self.share[number, list(subset)] = 1 / len(subset)
         d = anchor.dimension
+        self.means: OwnMeans | None = None
         if anchor.own is None:
-            self.head, self.width, self.coordinates = 0, len(anchor.weights), d
+            self.head, self.slots, self.width = 0, 0, len(anchor.weights)
+            self.coordinates = self.first_mean = d
             return
-        self.head, slots = anchor.own.shape[1], max(map(len, subsets))
+        self.head, self.slots = anchor.own.shape[1], max(map(len, subsets))
         p = len(anchor.weights)
         self._shared = anchor.shared
-        self._task_in = torch.full((len(subsets), slots), tasks, device=device)
+        self._task_in = torch.full((len(subsets), self.slots), tasks, device=device)
         for number, subset in enumerate(subsets):
             self._task_in[number, : len(subset)] = torch.tensor(list(subset), device=device)
         # One task more, which has no weights, fills the slots that stay empty.
         self.columns = F.pad(anchor.own, (0, 0, 0, 1), value=p)[self._task_in].flatten(1)
-        self.width = anchor.width(slots)
-        self.coordinates = d + slots * self.head
+        self.width = anchor.width(self.slots)
         self._scale_shared = anchor.scale[self._shared]
+        self.coordinates = self.first_mean = d + self.slots * self.head
+        if anchor.outside is not None:
+            columns = [anchor.means_of(subset) for subset in subsets]
+            self.means = means or OwnMeans.of(anchor.outside, self._scale_shared, columns)
+            self.coordinates += self.means.width
         self._scale_own = torch.cat([anchor.scale, anchor.scale.new_ones(1)])[self.columns]
+
+    def reordered(self, order: Tensor) -> SubsetWeights:
+        """The same subsets in another order, with the same coordinates."""
+        means = None if self.means is None else self.means.taken(order)
+        return SubsetWeights(self.anchor, [self.subsets[i] for i in order.tolist()], means)
 
     def of(self, vector: Tensor) -> Tensor:
         """(p,) → (M, P), 0 in empty slots; (P,) to be broadcast where all weights are shared."""
@@ -143,25 +182,32 @@ class SubsetWeights:
         return torch.cat([factors @ shared, (own[self._task_in] * factor[:, :, None]).flatten(1)], dim=1)
 
     def to_coordinates(self, w: Tensor, index: Tensor | None = None) -> Tensor:
-        """(m, P) displacements of all subsets, or those in `index` → (m, d + S·h)."""
+        """(m, P) displacements of all subsets, or those in `index` → (m, d + S·h + m)."""
         anchor = self.anchor
         if anchor.own is None:
             scaled = w / anchor.scale
-            return scaled if anchor.basis is None else scaled @ anchor.basis
+            return scaled if anchor.basis is None else anchor.basis.project(scaled)
         assert anchor.basis is not None, "weights of one task's own lie beside a basis"
         shared = len(self._shared)
         scale = self._scale_own if index is None else self._scale_own[index]
-        return torch.cat([(w[:, :shared] / self._scale_shared) @ anchor.basis, w[:, shared:] / scale], dim=1)
+        parts = [anchor.basis.project(w[:, :shared] / self._scale_shared), w[:, shared:] / scale]
+        if self.means is not None:
+            parts.append((self.means if index is None else self.means.taken(index)).coordinates(w[:, :shared]))
+        return torch.cat(parts, dim=1)
 
     def to_gradient(self, a: Tensor, index: Tensor | None = None) -> Tensor:
-        """(m, d + S·h) sums Φᵀr → (m, P), the gradients they stand for."""
+        """(m, d + S·h + m) sums Φᵀr → (m, P), the gradients they stand for."""
         anchor = self.anchor
         if anchor.own is None:
-            return (a if anchor.basis is None else a @ anchor.basis.T) / anchor.scale
+            return (a if anchor.basis is None else anchor.basis.lift(a)) / anchor.scale
         assert anchor.basis is not None, "weights of one task's own lie beside a basis"
         d = anchor.dimension
         scale = self._scale_own if index is None else self._scale_own[index]
-        return torch.cat([(a[:, :d] @ anchor.basis.T) / self._scale_shared, a[:, d:] / scale], dim=1)
+        of_shared = anchor.basis.lift(a[:, :d]) / self._scale_shared
+        if self.means is not None:
+            means = self.means if index is None else self.means.taken(index)
+            of_shared += means.gradient(a[:, self.first_mean :])
+        return torch.cat([of_shared, a[:, d : self.first_mean] / scale], dim=1)
 
     def whole(self, w: Tensor) -> Tensor:
         """(M, P) → (M, p)."""
@@ -181,11 +227,11 @@ class SubsetWeights:
         return self._holders[task]
 
     def of_task(self, c: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
-        """(k, d + h) coordinates that the task's features are multiplied with, of rows of c (m, d + S·h)."""
+        """(k, d + h) coordinates that the task's features are multiplied with, of rows of c (m, d + S·h + m)."""
         if self.anchor.own is None:
             return c[rows]
         d = self.anchor.dimension
-        own = c[:, d:].view(len(c), -1, self.head)[rows, slots]
+        own = c[:, d : self.first_mean].unflatten(1, (self.slots, self.head))[rows, slots]
         return torch.cat([c[rows, :d], own], dim=1)
 
     def add_of_task(self, total: Tensor, rows: Tensor, slots: Tensor, values: Tensor) -> None:
@@ -195,4 +241,17 @@ class SubsetWeights:
             return
         d = self.anchor.dimension
         total[:, :d].index_add_(0, rows, values[:, :d])
-        total[:, d:].view(len(total), -1, self.head)[rows, slots] += values[:, d:]
+        total[:, d : self.first_mean].unflatten(1, (self.slots, self.head))[rows, slots] += values[:, d:]
+
+    def stored(self, c: Tensor) -> list[NDArray[np.float32]]:
+        """Of every subset its coordinates (M, …) as they are kept: d shared ones, of every task those by its head, and
+        what the rows' products with the subset's means, in the order of its tasks, are multiplied with."""
+        if self.anchor.own is None:
+            return list(c.float().cpu().numpy())
+        d, found = self.anchor.dimension, []
+        whole = c.float().cpu()
+        more = c[:, :0] if self.means is None else self.means.coefficients(c[:, self.first_mean :])
+        for subset, row, along in zip(self.subsets, whole, more.float().cpu(), strict=True):
+            parts = [row[: d + self.head * len(subset)], along[: len(self.anchor.means_of(subset))]]
+            found.append(torch.cat(parts).numpy())
+        return found

@@ -11,17 +11,23 @@ from torch import Tensor
 
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import GradientConfig
+from affinity_service.gradients.basis import stored_basis
 from affinity_service.gradients.batches import Gradients
-from affinity_service.gradients.landmarks import LandmarkGradients, Pairs
-from affinity_service.gradients.own_parameters import OwnParameters, shared_space
-from affinity_service.gradients.statistics import GradientStatistics, GradientSums, combine
+from affinity_service.gradients.features import compute_features
+from affinity_service.gradients.landmarks import LandmarkGradients, Pairs, landmark_pairs
+from affinity_service.gradients.layer_factors import Landmarks, LayerCoordinates, StoredLandmarks, find_factors
+from affinity_service.gradients.outside_means import outside_means
+from affinity_service.gradients.own_parameters import OwnParameters, heads_prefix, shared_space
+from affinity_service.gradients.statistics import GradientSums, combine
+from affinity_service.gradients.streamed import StreamedGradients
 from affinity_service.gradients.subspace_size import sized_basis
-from affinity_service.gradients.weight_space import WeightSpace, optimizer_metric
-from affinity_service.models.heads import task_heads
+from affinity_service.gradients.weight_space import WeightSpace, optimizer_metric, rank_one
 from affinity_service.models.state import trained_parameters
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
 
 ANCHOR = "gradients/anchor.safetensors"
+# Training pairs that layers' factors are found from.
+FACTOR_LANDMARKS = 256
 
 
 def build_anchor(
@@ -34,8 +40,9 @@ def build_anchor(
     apart: bool = False,
 ) -> dict[str, Tensor]:
     """Tensors by name, on the CPU: weights, scale (p,); mean, validation_mean, square (T, p); of the
-    `subspace` reduction basis (p, d) and how many landmarks it is from; own (T, h) and a basis (p_s, d) of the other
-    weights where heads lie apart, see ``gradients/own_parameters.py``.
+    `subspace` reduction basis (p, d) and how many landmarks it is from; own (T, h), a basis (p_s, d) of the other
+    weights and outside (T, p_s) where heads lie apart, see ``gradients/own_parameters.py``, ``outside_means.py``; of
+    language models the factors of layers and a basis (D, d), see ``gradients/layer_factors.py``.
 
     Parameters
     ----------
@@ -53,20 +60,41 @@ def build_anchor(
     if settings.metric == "optimizer":
         assert moments is not None, "the optimizer's metric needs its moments"
         scale = optimizer_metric(space, moments)
+    layered = settings.layer_rank is not None and isinstance(gradients, StreamedGradients)
+    if layered:
+        scale = rank_one(space, scale)
     weights = space.flatten(trained_parameters(gradients.model))
     tensors = {"weights": weights, "scale": scale, **statistics.to_tensors()}
     if settings.reduction == "subspace":
         if apart:
-            prefix = task_heads(gradients.model)[0]
+            prefix = heads_prefix(gradients.model)
             columns = OwnParameters.of(space, prefix, len(suite.tasks))
             tensors["own"] = columns.own
             space, scale = shared_space(space, prefix), scale[columns.shared]
-            statistics = GradientStatistics(**{n: t[:, columns.shared] for n, t in statistics.to_tensors().items()})
+        scale = scale.to(weights.device)
 
-        def landmarks_of(pairs: Pairs) -> LandmarkGradients:
-            return LandmarkGradients(gradients, space, scale.to(weights.device), suite, *pairs, settings.batch_rows)
+        def gradients_of(pairs: Pairs) -> LandmarkGradients:
+            return LandmarkGradients(gradients, space, scale, suite, *pairs, settings.batch_rows)
 
-        tensors["basis"], landmarks = sized_basis(statistics, landmarks_of, suite, settings)
+        landmarks_of: Callable[[Pairs], Landmarks] = gradients_of
+        if layered:
+            assert settings.layer_rank is not None, "layered bases have a rank"
+            means = torch.cat([statistics.mean, statistics.validation_mean]).to(scale.device)
+            some = gradients_of(landmark_pairs(suite, FACTOR_LANDMARKS, settings.seed))
+            factors = find_factors(some, means, settings.layer_rank, settings.seed)
+            tensors |= factors.to_tensors()
+
+            def coordinates_of(pairs: Pairs) -> StoredLandmarks:
+                first = LayerCoordinates(factors, scale)
+                found = compute_features(gradients, first, suite, *pairs, settings.batch_rows)
+                return StoredLandmarks(torch.from_numpy(found.features).to(scale.device), pairs)
+
+            landmarks_of = coordinates_of
+        tensors["basis"], landmarks = sized_basis(None if apart else statistics, landmarks_of, suite, settings)
+        if apart:
+            basis = stored_basis(tensors, scale.device)
+            assert basis is not None, "just made"
+            tensors["outside"] = outside_means(statistics.mean[:, columns.shared].to(scale.device), scale, basis)
         tensors["landmarks"] = torch.tensor([landmarks])
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 

@@ -48,12 +48,12 @@ class PairBatch:
     each: Callable[[Visit], None]
     blocks: list[GradientBlock] | None
 
-    def reduced(self, reduction: Reduction) -> Tensor:
-        """(B, d)."""
+    def reduced(self, reduction: Reduction, width: int) -> Tensor:
+        """(B, width) of a reduction that makes so many numbers."""
         count = len(self.task)
         if self.blocks is not None:
             return reduction(self.blocks, count)
-        total = torch.zeros(count, reduction.dimension, device=self.task.device)
+        total = torch.zeros(count, width, device=self.task.device)
 
         def add(block: GradientBlock) -> None:
             # A reduction is linear: what it makes of the parts adds up.

@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from affinity_service.gradients.landmarks import LandmarkGradients
+from affinity_service.gradients.landmarks import LandmarkGradients, Pairs
 from affinity_service.gradients.per_example import GradientBlock
 from affinity_service.gradients.weight_space import WeightSpace
 
@@ -71,17 +71,21 @@ class LayerFactors:
         return torch.cat(parts, dim=1)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        return {f"{LEFT}{n}": x for n, x in self.left.items()} | {f"{RIGHT}{n}": x for n, x in self.right.items()}
+        """By side, place in the weight space and name."""
+        return {
+            f"{side}{place:06d}:{name}": found[name]
+            for place, name in enumerate(self.space.shapes)
+            for side, found in ((LEFT, self.left), (RIGHT, self.right))
+        }
 
     @classmethod
-    def from_tensors(
-        cls, space: WeightSpace, tensors: Mapping[str, Tensor], device: str | torch.device
-    ) -> LayerFactors | None:
-        """As ``to_tensors`` made them; None where there are none."""
+    def from_tensors(cls, tensors: Mapping[str, Tensor], device: str | torch.device) -> LayerFactors | None:
+        """As ``to_tensors`` made them, every parameter as a matrix; None where there are none."""
         left, right = (
-            {name.removeprefix(side): t.to(device) for name, t in tensors.items() if name.startswith(side)}
+            {name.split(":", 2)[2]: tensors[name].to(device) for name in sorted(tensors) if name.startswith(side)}
             for side in (LEFT, RIGHT)
         )
+        space = WeightSpace({name: (len(left[name]), len(right[name])) for name in left})
         return cls(space, left, right) if left else None
 
     def _shapes(self) -> Sequence[tuple[str, tuple[int, int]]]:
@@ -149,12 +153,19 @@ class LayeredSubspace:
 
 
 class StoredLandmarks:
-    """Landmarks by their coordinates X (m, D) in memory; with what ``LandmarkGradients`` is asked for."""
+    """Landmarks by their coordinates X (m, D) in memory; with what ``LandmarkGradients`` is asked for.
+
+    Parameters
+    ----------
+    pairs : example and task (m,) of each.
+    """
 
     has_kernel = True
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, x: Tensor, pairs: Pairs) -> None:
         self.x = x
+        self.example, self.task = pairs
+        self.scale = x.new_ones(x.shape[1])
 
     def __len__(self) -> int:
         return len(self.x)
@@ -174,6 +185,9 @@ class StoredLandmarks:
 
     def kernel(self) -> Tensor:
         return (self.x @ self.x.T).double()
+
+
+Landmarks = LandmarkGradients | StoredLandmarks
 
 
 def scaled_factors(factors: LayerFactors, scale: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -216,7 +230,8 @@ def find_factors(landmarks: LandmarkGradients, means: Tensor, rank: int, seed: i
                 ranges[block.name, side] += _seen(block, side, random[block.name, side], metric[block.name], signs)
 
     landmarks.each(add)
-    left, right = {}, {}
+    left: dict[str, Tensor] = {}
+    right: dict[str, Tensor] = {}
     for name, shape in space.shapes.items():
         m, n = as_matrix(shape)
         own = (means * scale)[:, space.slices[name]].view(-1, m, n)

@@ -5,29 +5,30 @@ Its gradients by all older parameters are taken in the same metric and reduced b
 That map was made without the task, so directions of its own follow (``own_directions``), then coordinates by its own
 head, one per weight. The other tasks' features are zero in both, and nothing of theirs is computed again: by the head
 that is exact; along the directions their margins are held still, as wherever the study's basis does not reach.
+
+Where every subset has its own tasks' means, the directions are the task's, in place of one mean, and other tasks' rows
+are known along them as far as the study's means span them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from affinity_service.config import Config
 from affinity_service.errors import UserError
 from affinity_service.gradients.features import compute_features
 from affinity_service.gradients.landmarks import LandmarkGradients
+from affinity_service.gradients.outside_means import spanned_by
 from affinity_service.gradients.own_directions import OWN_DIRECTIONS, own_directions
 from affinity_service.gradients.own_parameters import shared_columns, shared_space
 from affinity_service.gradients.per_example import GradientBlock, PerExampleGradients
 from affinity_service.gradients.reductions import Exact, build_reduction
 from affinity_service.gradients.statistics import GradientStatistics, combine, gradient_sums
-from affinity_service.gradients.store import FeatureRows
 from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models import TaskHeads, TaskLosses, build_model
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite, Task
@@ -52,7 +53,8 @@ class NewTask:
         taken of, `head_space` (q,), their values, and `head_scale` (q,), their metric; `directions` (p, k) of its own;
         `inputs` and `labels` of its validation examples; rows `mean`, `validation_mean`, `square` (p + q,) of the
         anchor; and of the splits (`train_…`, `validation_…`) `features` (n, d + k + q), `margins`, `targets`,
-        `example` (n,).
+        `example` (n,). Beside means outside the basis `features` are (n, d + q), `products` (n, W + k) with the W means
+        and the directions, and `span` (W, k) combines the means to what they span of the directions.
     """
 
     task: Task
@@ -141,7 +143,9 @@ def new_task(
         landmarks = LandmarkGradients(gradients, spanned, scale, suite, rows[0][few], numbers[0][few], batch)
         directions = own_directions(by_older, landmarks, anchor["basis"].to(device), OWN_DIRECTIONS, seed).cpu()
     named = dict(extended.named_parameters())
+    apart = {"span": spanned_by(anchor["outside"], directions.T)} if "outside" in anchor else {}
     tensors = {
+        **apart,
         **{"head_weight": weight.cpu(), "head_bias": bias.cpu(), "directions": directions, "head_scale": head_scale},
         "head_space": head.flatten(named).cpu() if head.size else torch.zeros(0),
         **{name: part[0].clone() for name, part in statistics.to_tensors().items()},
@@ -150,15 +154,16 @@ def new_task(
     }
     reduce = _Reduction(config, old, _heads_name(model), head, anchor, directions, head_scale, device)
     for name, own, task_of in zip(("train", "validation"), rows, numbers, strict=True):
-        made = compute_features(gradients, reduce, suite, own, task_of, batch)
+        made = compute_features(gradients, reduce, suite, own, task_of, batch, reduce.products)
         parts = {"features": made.features, "margins": made.margins, "targets": made.targets, "example": own}
+        parts |= {} if made.products is None else {"products": made.products}
         tensors |= {f"{name}_{key}": torch.from_numpy(np.ascontiguousarray(part)) for key, part in parts.items()}
     return NewTask(task, _energy(tensors, anchor, config, task), tensors)
 
 
 class _Reduction:
     """That of the study for its own parameters with the directions of the task behind its basis, and every parameter
-    of the new head as it is."""
+    of the new head as it is; behind those, as `products`, what is along means outside the basis and the directions."""
 
     def __init__(
         self,
@@ -173,16 +178,21 @@ class _Reduction:
     ) -> None:
         basis, scale = None, anchor["scale"]
         if "basis" in anchor:
-            basis = torch.cat([anchor["basis"], directions], dim=1).to(device)
+            means = [anchor["outside"].T] if "outside" in anchor else []
+            basis = torch.cat([anchor["basis"], *means, directions], dim=1).to(device)
             old, columns = _spanned(old, heads, anchor)
             scale = scale[columns]
         self._old = build_reduction(config.gradients, old, scale.to(device), basis)
         self._head = Exact(head, head_scale.to(device)) if head.size else None
-        self.dimension = self._old.dimension + head.size
+        self.products = len(anchor["outside"]) + directions.shape[1] if "outside" in anchor else 0
+        self.dimension = self._old.dimension + head.size - self.products
 
     def __call__(self, blocks: Sequence[GradientBlock], batch: int) -> Tensor:
         old = self._old(blocks, batch)
-        return old if self._head is None else torch.cat([old, self._head(blocks, batch)], dim=1)
+        if self._head is None:
+            return old
+        first = self._old.dimension - self.products
+        return torch.cat([old[:, :first], self._head(blocks, batch), old[:, first:]], dim=1)
 
 
 def _spanned(old: WeightSpace, heads: str, anchor: Mapping[str, Tensor]) -> tuple[WeightSpace, Tensor]:
@@ -273,84 +283,3 @@ def _width(model: nn.Module) -> int:
     heads = model.get_submodule(_heads_name(model))
     weight: Tensor = heads.head(0)[0]  # type: ignore[operator]
     return weight.shape[1]
-
-
-def rows_with(
-    own: FeatureRows,
-    added: Sequence[NewTask],
-    tasks: int,
-    split: Literal["train", "validation"],
-    own_coordinates: int = 0,
-) -> FeatureRows:
-    """A study's rows of one split and behind them those of the added tasks, numbered from `tasks` on; features
-    (N, d + Σ(k + q)), zero in the further coordinates of other tasks; (N, d + Σk + max(h, q)) where each row's last h =
-    `own_coordinates` are those of its own task's head."""
-    h = own_coordinates
-    d = own.features.shape[1] - h
-    count = len(own.features) + sum(len(new.tensors[f"{split}_targets"]) for new in added)
-    last = max([h, *(new.head_size for new in added)]) if h else 0
-    further = sum(new.more - (new.head_size if h else 0) for new in added)
-    features = np.zeros((count, d + further + last), np.float32)
-    features[: len(own.features), :d] = own.features[:, :d]
-    features[: len(own.features), d + further : d + further + h] = own.features[:, d:]
-    row, column, numbers = len(own.features), d, [own.task_of_row]
-    for number, new in enumerate(added, start=tasks):
-        part = new.tensors[f"{split}_features"].numpy()
-        rows, k = slice(row, row + len(part)), new.more - (new.head_size if h else 0)
-        features[rows, :d] = part[:, :d]
-        features[rows, column : column + k] = part[:, d : d + k]
-        if h:
-            features[rows, d + further : d + further + new.head_size] = part[:, d + k :]
-        row, column = row + len(part), column + k
-        numbers.append(np.full(len(part), number, own.task_of_row.dtype))
-
-    def joined(field: str) -> NDArray:
-        return np.concatenate([getattr(own, field), *(new.tensors[f"{split}_{field}"].numpy() for new in added)])
-
-    return FeatureRows(features, joined("margins"), joined("targets"), np.concatenate(numbers), joined("example"))
-
-
-def anchor_with(anchor: Mapping[str, Tensor], added: Sequence[NewTask]) -> dict[str, Tensor]:
-    """A study's anchor over its own parameters and those of the added heads.
-
-    Directions of two added tasks need not be orthogonal: no row has coordinates in both.
-    """
-    heads, p = sum(new.head_size for new in added), len(anchor["weights"])
-    extended = dict(anchor)
-    extended["weights"] = torch.cat([anchor["weights"], *(new.tensors["head_space"] for new in added)])
-    extended["scale"] = torch.cat([anchor["scale"], *(new.tensors["head_scale"] for new in added)])
-    for name in ("mean", "validation_mean", "square"):
-        rows, column = [torch.nn.functional.pad(anchor[name], (0, heads))], p
-        for new in added:
-            row = torch.zeros(1, p + heads)
-            row[0, :p] = new.tensors[name][:p]
-            row[0, column : column + new.head_size] = new.tensors[name][p:]
-            rows.append(row)
-            column += new.head_size
-        extended[name] = torch.cat(rows)
-    if "own" in anchor:
-        extended |= _heads_apart(anchor, added, p + heads)
-    elif "basis" in anchor:
-        d = anchor["basis"].shape[1]
-        basis = torch.zeros(p + heads, d + sum(new.more for new in added))
-        basis[:p, :d] = anchor["basis"]
-        weight, column = p, d
-        for new in added:
-            k, q = new.more - new.head_size, new.head_size
-            basis[:p, column : column + k] = new.tensors["directions"]
-            basis[weight : weight + q, column + k : column + new.more] = torch.eye(q)
-            weight, column = weight + q, column + new.more
-        extended["basis"] = basis
-    return extended
-
-
-def _heads_apart(anchor: Mapping[str, Tensor], added: Sequence[NewTask], size: int) -> dict[str, Tensor]:
-    """basis (p_s, d + Σk) and own (T + A, max(h, q)) of `size` weights, the added heads the last of them."""
-    own, p = anchor["own"], len(anchor["weights"])
-    last = max([own.shape[1], *(new.head_size for new in added)])
-    table = torch.full((len(own) + len(added), last), size, dtype=own.dtype)
-    table[: len(own), : own.shape[1]] = torch.where(own < p, own, size)
-    for row, new in enumerate(added, start=len(own)):
-        table[row, : new.head_size] = torch.arange(p, p + new.head_size)
-        p += new.head_size
-    return {"basis": torch.cat([anchor["basis"], *(new.tensors["directions"] for new in added)], dim=1), "own": table}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from affinity_service.config import LARGEST_HEAD, MANY_TASKS, Config, GradientConfig
+from affinity_service.gradients.layer_factors import LayeredSubspace, LayerFactors
 from affinity_service.gradients.per_example import GradientBlock
 from affinity_service.gradients.reductions import Reduction, build_reduction
 from affinity_service.gradients.reductions.subspace import Subspace
@@ -22,12 +23,15 @@ from affinity_service.models.heads import TaskHeads, task_heads
 
 
 def heads_apart(config: Config, model: nn.Module, tasks: int) -> bool:
-    """Whether features keep the gradient by the row's own head as it is, beside the coordinates of the rest: with few
-    tasks one basis holds both, and a large head is no small part of a row."""
-    if config.gradients.reduction != "subspace" or config.gradients.layers:
+    """Whether features keep the gradient by the row's own head as it is, beside the coordinates of the rest, and every
+    subset has its own tasks' means: with few tasks one basis holds all of it, and a large head is no small part of a
+    row. A language model has no heads, and a basis in two steps, which no means fit into."""
+    if config.gradients.reduction != "subspace":
         return False
     found = [module for module in model.modules() if isinstance(module, TaskHeads)]
-    if len(found) != 1:
+    if not found:
+        return True
+    if len(found) != 1 or config.gradients.layers:
         return False
     largest = max(sum(part.numel() for part in found[0].head(task)) for task in range(tasks))
     return tasks > MANY_TASKS and largest <= LARGEST_HEAD
@@ -47,8 +51,10 @@ class OwnParameters:
     own: Tensor
 
     @classmethod
-    def of(cls, space: WeightSpace, heads: str, tasks: int) -> OwnParameters:
-        """heads : what the names of the heads' parameters begin with."""
+    def of(cls, space: WeightSpace, heads: str | None, tasks: int) -> OwnParameters:
+        """heads : what the names of the heads' parameters begin with; None where there are none."""
+        if heads is None:
+            return cls(torch.arange(space.size), torch.zeros(tasks, 0, dtype=torch.long))
         columns = [
             torch.cat([_columns(space, heads + name) for name in TaskHeads.names(task)]) for task in range(tasks)
         ]
@@ -63,36 +69,48 @@ def shared_columns(own: Tensor, size: int) -> Tensor:
     return mask.nonzero()[:, 0]
 
 
-def shared_space(space: WeightSpace, heads: str) -> WeightSpace:
+def heads_prefix(model: nn.Module) -> str | None:
+    """What the names of the heads' parameters begin with; None where there are none."""
+    return task_heads(model)[0] if any(isinstance(module, TaskHeads) for module in model.modules()) else None
+
+
+def shared_space(space: WeightSpace, heads: str | None) -> WeightSpace:
     """The parameters outside the heads, in the same order."""
+    if heads is None:
+        return space
     return WeightSpace({name: shape for name, shape in space.shapes.items() if not name.startswith(heads)})
 
 
 class SubspaceAndHead:
-    """g ↦ (Bᵀ(s∘g) of the shared parameters, s∘g of the row's own head).
+    """g ↦ (Bᵀ(s∘g) of the shared parameters, s∘g of the row's own head, products of the shared s∘g with the means
+    outside the basis).
 
     Parameters
     ----------
-    basis : (p_s, d). scale : (p,) of the whole space. own : (T, h), see ``OwnParameters``.
+    basis : (p_s, d). outside : (T, p_s). scale : (p,) of the whole space. own : (T, h), see ``OwnParameters``.
     heads : what the names of the heads' parameters begin with.
     """
 
-    def __init__(self, space: WeightSpace, heads: str, basis: Tensor, scale: Tensor, own: Tensor) -> None:
+    def __init__(
+        self, space: WeightSpace, heads: str, basis: Tensor, outside: Tensor, scale: Tensor, own: Tensor
+    ) -> None:
         rest = shared_space(space, heads)
-        self._shared = Subspace(rest, basis, scale[shared_columns(own, len(scale))])
+        self._shared = Subspace(rest, torch.cat([basis, outside.T], dim=1), scale[shared_columns(own, len(scale))])
         self._scale, self._space = scale, space
+        self._width, self.products = basis.shape[1], len(outside)
         self._first = {}
         for task in range(len(own)):
-            start = self._shared.dimension
+            start = self._width
             for name in TaskHeads.names(task):
                 self._first[heads + name] = start
                 columns = space.slices[heads + name]
                 start += columns.stop - columns.start
-        self.dimension = self._shared.dimension + own.shape[1]
+        self.dimension = self._width + own.shape[1]
 
     def __call__(self, blocks: Sequence[GradientBlock], batch: int) -> Tensor:
         shared = self._shared(blocks, batch)
-        features = torch.cat([shared, shared.new_zeros(batch, self.dimension - shared.shape[1])], dim=1)
+        own = shared.new_zeros(batch, self.dimension - self._width)
+        features = torch.cat([shared[:, : self._width], own, shared[:, self._width :]], dim=1)
         for block in blocks:
             if block.name in self._first:
                 values = block.dense() * self._scale[self._space.slices[block.name]]
@@ -100,6 +118,17 @@ class SubspaceAndHead:
                 first = self._first[block.name]
                 features[rows, first : first + values.shape[1]] = values
         return features
+
+
+class SubspaceAndMeans:
+    """g ↦ (Bᵀ(s∘g), products of s∘g with the means outside the basis), of a model without heads."""
+
+    def __init__(self, subspace: Reduction, means: Subspace) -> None:
+        self._subspace, self._means = subspace, means
+        self.dimension, self.products = subspace.dimension, means.dimension
+
+    def __call__(self, blocks: Sequence[GradientBlock], batch: int) -> Tensor:
+        return torch.cat([self._subspace(blocks, batch), self._means(blocks, batch)], dim=1)
 
 
 def reduction_of(
@@ -115,7 +144,13 @@ def reduction_of(
     if "own" in anchor:
         assert basis is not None, "heads lie apart beside a basis"
         assert scale is not None, "and its metric"
-        return SubspaceAndHead(space, task_heads(model)[0], basis, scale, anchor["own"].to(device))
+        outside, own = (anchor[name].to(device) for name in ("outside", "own"))
+        prefix = heads_prefix(model)
+        if prefix is not None:
+            return SubspaceAndHead(space, prefix, basis, outside, scale, own)
+        factors = LayerFactors.from_tensors(anchor, device)
+        shared = Subspace(space, basis, scale) if factors is None else LayeredSubspace(factors, basis, scale)
+        return SubspaceAndMeans(shared, Subspace(space, outside.T, scale))
     return build_reduction(settings, space, scale, basis)
 
 

@@ -43,17 +43,18 @@ def write_shard(
 ) -> None:
     """Write one shard; facts such as what it cost stay with it, for a run that finds it finished."""
     dimension = content.features.shape[1]
-    features = pa.FixedSizeListArray.from_arrays(pa.array(content.features.reshape(-1)), dimension)
-    batch = pa.record_batch(
-        {
-            "split": split,
-            "task": task,
-            "example": example,
-            "margin": content.margins,
-            "target": content.targets,
-            "features": features,
-        }
-    )
+    columns = {
+        "split": split,
+        "task": task,
+        "example": example,
+        "margin": content.margins,
+        "target": content.targets,
+        "features": pa.FixedSizeListArray.from_arrays(pa.array(content.features.reshape(-1)), dimension),
+    }
+    if content.products is not None:
+        flat = pa.array(content.products.reshape(-1))
+        columns["products"] = pa.FixedSizeListArray.from_arrays(flat, content.products.shape[1])
+    batch = pa.record_batch(columns)
     batch = batch.replace_schema_metadata({name: repr(float(value)) for name, value in (facts or {}).items()})
     with folder.writing(shard_name(index)) as stream, pa.ipc.new_file(stream, batch.schema) as writer:
         writer.write_batch(batch)
@@ -67,13 +68,15 @@ def shard_facts(folder: StudyFolder, index: int) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class FeatureRows:
-    """Rows sorted by task: features (N, d), margins, targets, task_of_row and example (N,)."""
+    """Rows sorted by task: features (N, d), margins, targets, task_of_row and example (N,); products (N, T) with the
+    means outside the basis, where there are any, see ``outside_means.py``."""
 
     features: NDArray[np.float32]
     margins: NDArray[np.float64]
     targets: NDArray[np.float32]
     task_of_row: NDArray[np.int32]
     example: NDArray[np.int64]
+    products: NDArray[np.float16] | None = None
 
 
 class FeatureStore:
@@ -84,6 +87,8 @@ class FeatureStore:
         self.dimension: int = layout["dimension"]
         # The last of them, which belong to the row's task alone.
         self.own_coordinates: int = layout.get("own_coordinates", 0)
+        # Of a row with the means outside the basis.
+        self.products: int = layout.get("products", 0)
         self._shards = [self._open(folder, shard_name(index)) for index in range(layout["shards"])]
         self._split, self._task = (self._column(name) for name in ("split", "task"))
         starts = np.cumsum([0, *(len(shard["split"]) for shard in self._shards)])
@@ -97,11 +102,13 @@ class FeatureStore:
             raise UserError(
                 f"study {folder.root}: `{name}` cannot be read ({error}); remove it and run the study again"
             ) from error
-        columns = {n: batch.column(n) for n in batch.schema.names}
-        features = columns.pop("features")
-        arrays = {n: column.to_numpy() for n, column in columns.items()}
-        dimension = features.type.list_size
-        return {**arrays, "features": features.values.to_numpy().reshape(-1, dimension)}
+        arrays = {}
+        for column_name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if isinstance(column, pa.FixedSizeListArray):
+                arrays[column_name] = column.values.to_numpy().reshape(-1, column.type.list_size)
+            else:
+                arrays[column_name] = column.to_numpy()
+        return arrays
 
     def _column(self, name: str) -> NDArray[Any]:
         return np.concatenate([shard[name] for shard in self._shards])
@@ -114,7 +121,8 @@ class FeatureStore:
         wanted = self._split == split
         if tasks is not None:
             wanted &= np.isin(self._task, list(tasks))
-        pieces: dict[str, list[NDArray[Any]]] = {n: [] for n in ("features", "margin", "target", "task", "example")}
+        names = ["features", "margin", "target", "task", "example", *(["products"] if self.products else [])]
+        pieces: dict[str, list[NDArray[Any]]] = {n: [] for n in names}
         for shard, start in zip(self._shards, self._starts, strict=False):
             local = np.flatnonzero(wanted[start : start + len(shard["split"])])
             if len(local) == 0:
@@ -126,4 +134,4 @@ class FeatureStore:
         if not pieces["task"]:
             raise UserError(f"the feature store has no rows of tasks {tasks}")
         joined = {name: np.concatenate(parts) for name, parts in pieces.items()}
-        return FeatureRows(joined["features"], joined["margin"], joined["target"], joined["task"], joined["example"])
+        return FeatureRows(*(joined.get(name) for name in (*names[:5], "products")))  # type: ignore[arg-type]

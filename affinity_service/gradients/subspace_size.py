@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from affinity_service.config import MOST_LANDMARKS, GradientConfig
-from affinity_service.gradients.landmarks import LandmarkGradients, Pairs, landmark_pairs
+from affinity_service.gradients.landmarks import Pairs, landmark_pairs
+from affinity_service.gradients.layer_factors import Landmarks
 from affinity_service.gradients.statistics import GradientStatistics
 from affinity_service.gradients.subspace_basis import subspace_basis
 from affinity_service.tasks.suite import Suite
@@ -23,20 +24,22 @@ ENERGY, GENERALISES = 0.9, 0.95
 
 
 def sized_basis(
-    statistics: GradientStatistics,
-    landmarks_of: Callable[[Pairs], LandmarkGradients],
+    statistics: GradientStatistics | None,
+    landmarks_of: Callable[[Pairs], Landmarks],
     suite: Suite,
     settings: GradientConfig,
 ) -> tuple[Tensor, int]:
-    """The basis (p, d) and how many landmarks it is from.
+    """The basis (p, d) and how many landmarks it is from; without statistics, among many tasks, of landmarks alone.
 
     Landmarks `auto` are doubled until the basis holds nearly as much of other gradients as of theirs; dimension `auto`
     is the least that holds `ENERGY` of those others, at most what the config allows.
     """
 
-    def of(count: int) -> tuple[LandmarkGradients, Tensor]:
+    most = settings.widest_basis(many_tasks=statistics is None)
+
+    def of(count: int) -> tuple[Landmarks, Tensor]:
         landmarks = landmarks_of(landmark_pairs(suite, count, settings.seed))
-        return landmarks, subspace_basis(statistics, landmarks, settings.most_dimensions, settings.seed)
+        return landmarks, subspace_basis(statistics, landmarks, most, settings.seed)
 
     if settings.landmarks != "auto" and settings.dimension != "auto":
         landmarks, basis = of(settings.landmarks)
@@ -55,9 +58,7 @@ def sized_basis(
     return basis.contiguous(), len(landmarks)
 
 
-def _others(
-    landmarks: LandmarkGradients, landmarks_of: Callable[[Pairs], LandmarkGradients], suite: Suite, seed: int
-) -> LandmarkGradients:
+def _others(landmarks: Landmarks, landmarks_of: Callable[[Pairs], Landmarks], suite: Suite, seed: int) -> Landmarks:
     """Pairs drawn as landmarks are, that are none."""
     example, task = landmark_pairs(suite, len(landmarks) + HELD_OUT, seed + 1)
     own = set(zip(landmarks.example.tolist(), landmarks.task.tolist(), strict=True))
@@ -66,7 +67,7 @@ def _others(
     return landmarks_of((example[np.sort(chosen)], task[np.sort(chosen)]))
 
 
-def _held(pairs: LandmarkGradients, basis: Tensor) -> Tensor:
+def _held(pairs: Landmarks, basis: Tensor) -> Tensor:
     """(d,) part of the pairs' squared length that the first 1…d directions hold."""
     if not len(pairs):
         return torch.ones(basis.shape[1])

@@ -97,7 +97,7 @@ def gradient_flops(config: Config, work: Workload) -> float:
     if settings.reduction == "factorised" and work.factored:
         reduction = 4 * math.sqrt(settings.most_dimensions) * sum(each.inputs + each.outputs for each in work.body)
     elif settings.reduction != "exact":
-        reduction = 2 * work.dimension(config) * reduced
+        reduction = 2 * (work.dimension(config) + work.products(config)) * reduced
     if settings.reduction == "subspace":
         landmarks, width = min(settings.most_landmarks, sum(work.train)), basis_width(config, work)
         basis = landmarks * landmark_rounds(config) * (passes + 2 * reduced * width)
@@ -116,7 +116,7 @@ def landmark_rounds(config: Config) -> int:
 def basis_width(config: Config, work: Workload) -> int:
     """Columns of the range finder: the directions that the means leave, and a few more."""
     d = work.dimension(config)
-    means = min(2 * work.tasks, max(1, int(MEANS_SHARE * d)))
+    means = 0 if work.heads_apart(config) else min(2 * work.tasks, max(1, int(MEANS_SHARE * d)))
     return min(d - means + OVERSAMPLING, config.gradients.most_landmarks)
 
 
@@ -172,17 +172,31 @@ def path_steps(config: Config, work: Workload) -> float:
 
 
 def path_flops(config: Config, work: Workload) -> float:
-    """Per look at the examples two products over a subset's rows and two with the basis; losses after every epoch."""
+    """Per look at the examples two products over a subset's rows and two with the basis; losses after every epoch. A
+    subset's own means are as many further directions, once made orthonormal."""
     d, subsets = work.stored_numbers(config), Subsets.of(config, work.tasks)
     per_task, validation = sum(work.train) / work.tasks, sum(work.validation) / work.tasks
-    with_basis = 2.0 * work.basis_rows(config) * work.dimension(config)
+    members, apart = subsets.memberships, work.heads_apart(config)
+    # Of all subsets together: means per subset, and per member of one.
+    means, squares = (members, _squared_sizes(config, work.tasks)) if apart else (0, 0)
+    with_basis = 2.0 * work.basis_rows(config) * (work.dimension(config) + means / subsets.count)
     if config.gradients.reduction == "exact":
         with_basis = 0.0
     looks = path_steps(config, work) / path_stride(work)
-    members = subsets.memberships
-    rows = looks * members * (4 * per_task * d + 2 * min(d, per_task) * d)
-    epochs = config.fits.epochs * (members * 2 * validation * d + subsets.count * with_basis)
+    # How far margins have moved: by the tasks' curvatures, or where features differ from subset to subset by the
+    # margins themselves.
+    curvature = 0 if apart else 2 * min(d, per_task) * d
+    rows = looks * (members * (4 * per_task * d + curvature) + 4 * per_task * squares)
+    rows += 2 * squares * work.basis_rows(config)
+    epochs = config.fits.epochs * (2 * validation * (members * d + squares) + subsets.count * with_basis)
     return rows + looks * subsets.count * 2 * with_basis + epochs
+
+
+def _squared_sizes(config: Config, tasks: int) -> float:
+    """Of all subsets, as if all but singles and pairs were of one size."""
+    subsets, larger = Subsets.of(config, tasks), Subsets.larger_count(config, tasks)
+    pairs = subsets.count - tasks - larger
+    return tasks + 4 * pairs + larger * Subsets.larger_size(config, tasks) ** 2
 
 
 def ridge_flops(config: Config, work: Workload) -> float:

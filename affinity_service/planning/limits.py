@@ -157,7 +157,7 @@ def _change(plan: Plan, knob: str, wanted: list[Limit]) -> str | None:
             return None
         d, p = reduced.gradients.most_dimensions, plan.work.parameters
         return f"set gradients.reduction to subspace ({d} numbers per gradient instead of {p})"
-    now = _value(plan.config, knob)
+    now = _value(plan, knob)
     if now == 1 or not fits(_planned(plan, knob, 1)):
         return None
     low, high = 1, now
@@ -191,11 +191,11 @@ def _planned(plan: Plan, knob: str, value: int) -> Plan:
     return plan_study(_with(plan.config, knob, value), work, plan.machine)
 
 
-def _value(config: Config, knob: str) -> int:
+def _value(plan: Plan, knob: str) -> int:
     section, key = knob.split(".")
-    value = getattr(getattr(config, section), key)
+    value = getattr(getattr(plan.config, section), key)
     if value == "auto":
-        return config.gradients.most_dimensions
+        return plan.work.dimension(plan.config)
     return max(value) if isinstance(value, list) else value
 
 

@@ -81,15 +81,17 @@ def gradient_bytes(config: Config, work: Workload, machine: Machine, workers: in
     settings, d = config.gradients, work.stored_numbers(config)
     rows = min(settings.shard_rows, work.labels)
     batch = min(settings.batch_rows, rows)
-    shard = 3 * rows * (4 * d + STORE_COLUMNS)
+    # Products come in single precision.
+    products = work.products(config)
+    shard = 3 * rows * (4 * (d + products) + STORE_COLUMNS)
     # Sums of all tasks of a split, in double precision, in one actor; and the anchor that comes of them.
-    anchor = 4.0 * (work.parameters * (3 * work.tasks + 2) + work.basis_rows(config) * work.dimension(config))
+    anchor = _anchor(config, work)
     sums = 8.0 * 2 * work.parameters * min(work.tasks, 1 + settings.shard_rows * work.tasks / work.labels)
     if settings.reduction == "exact":
         reduction, on_gpu = 0.0, 4.0 * batch * d * 3
     elif settings.reduction == "subspace":
-        reduction = 4.0 * work.basis_rows(config) * work.dimension(config)
-        on_gpu = 4.0 * (2 * BASIS_CHUNK + batch * d) + 3 * reduction
+        reduction = 4.0 * work.basis_rows(config) * (work.dimension(config) + products)
+        on_gpu = 4.0 * (2 * BASIS_CHUNK + batch * (d + products)) + 3 * reduction
     elif settings.reduction == "factorised":
         reduction, on_gpu = 0.0, 4.0 * batch * d * 2
     else:
@@ -100,17 +102,20 @@ def gradient_bytes(config: Config, work: Workload, machine: Machine, workers: in
     if not work.factored:
         own += ROW_COPIES * 4.0 * batch * work.parameters
     held = TRAIN_REMAINS + workers * (WORKER + own + sums + shard + reduction + on_gpu + 13 * work.labels) + 3 * anchor
-    stored = work.labels * (4 * d + STORE_COLUMNS) + (anchor if settings.reduction == "subspace" else 0)
+    stored = work.labels * (work.row_bytes(config) + STORE_COLUMNS) + (
+        anchor if settings.reduction == "subspace" else 0
+    )
     return _bytes(machine, work, held, workers, own + on_gpu, stored)
 
 
 def fit_bytes(config: Config, work: Workload, machine: Machine, workers: int) -> Bytes:
-    """The features once in the object store, and copies of them in every worker."""
-    subsets, d = Subsets.of(config, work.tasks), work.stored_numbers(config)
-    stored = work.labels * (4 * d + STORE_COLUMNS)
+    """The features once in the object store, and copies of them in every worker; products are read where they lie."""
+    subsets = Subsets.of(config, work.tasks)
+    stored = work.labels * (work.row_bytes(config) + STORE_COLUMNS)
     held = TRAIN_REMAINS + stored + workers * (WORKER + _fit_heap(config, work))
     # Coordinates of the displacement: those that all tasks share, and of each member its own.
-    coordinates = subsets.count * work.dimension(config) + subsets.memberships * work.own_coordinates(config)
+    own = work.own_coordinates(config) + (1 if work.heads_apart(config) else 0)
+    coordinates = subsets.count * work.dimension(config) + subsets.memberships * own
     written = 4 * coordinates + 60 * subsets.count + 20 * subsets.memberships
     gpu = GPU_FIT_COPIES * stored + 2 * _curvature(config, work) + 3 * 4 * (1 << 26)
     return _bytes(machine, work, held, workers, gpu, written)
@@ -151,16 +156,31 @@ def _fit_heap(config: Config, work: Workload) -> float:
         return FIT_OVERHEAD + 2.0 * STACK_BYTES
     if config.solution == "path":
         moved = work.moved_weights(config, config.fits.sizes[1])
-        together = min(config.fits.tile, max(1, PATH_BYTES // (4 * PATH_COPIES * moved)))
-        anchor = 4.0 * (work.parameters * (3 * work.tasks + 2) + work.basis_rows(config) * work.dimension(config))
-        # Every task's curvature or its rows once more, and where heads lie apart the tables cut in two.
-        curvatures = 4.0 * d * sum(min(rows, d) for rows in work.train)
-        cut = 4.0 * 3 * work.tasks * work.body_parameters if work.heads_apart(config) else 0.0
-        held = anchor + curvatures + cut + 4.0 * together * PATH_COPIES * moved
+        numbers = PATH_COPIES * moved + _along_means(config, work)
+        together = min(config.fits.tile, max(1, PATH_BYTES // (4 * numbers)))
+        if work.heads_apart(config):
+            # The tables cut in two, and the means again over the metric.
+            more = 4.0 * 4 * work.tasks * work.body_parameters
+        else:
+            # Every task's curvature or its rows once more.
+            more = 4.0 * d * sum(min(rows, d) for rows in work.train)
+        held = _anchor(config, work) + more + 4.0 * together * numbers
         return FIT_OVERHEAD + 2 * 4.0 * work.labels * d + held
     sample = 4 * d * min(sum(work.train), max(16 * work.tasks, REFERENCE_ROWS * d))
     features = 4 * work.labels * d
     return FIT_COPIES * features + 3 * sample + 2 * _curvature(config, work) + FIT_OVERHEAD
+
+
+def _anchor(config: Config, work: Workload) -> float:
+    """Weights, metric, statistics of every task, basis and the means outside it."""
+    spanned = work.basis_rows(config) * (work.dimension(config) + work.products(config))
+    return 4.0 * (work.parameters * (3 * work.tasks + 2) + spanned)
+
+
+def _along_means(config: Config, work: Workload) -> float:
+    """Features of the rows of one of the largest subsets along its own means, and their margins."""
+    tasks = config.fits.sizes[1]
+    return (tasks + 1) * tasks * work.labels / work.tasks if work.heads_apart(config) else 0.0
 
 
 def _idle_heap(config: Config, work: Workload) -> float:

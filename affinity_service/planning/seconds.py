@@ -68,6 +68,8 @@ FIT_HALF_RATE = 1000
 # on 93,000 weights, whose arrays no cache holds), and the rate of its products.
 PATH_ELEMENTS = 14
 LOOK_ELEMENTS = 105
+# And per shared weight, look and member of a subset: its mean is gathered twice.
+MEANS_ELEMENTS = 4
 PATH_RATE = 0.6
 # Operations that the FLOP counter watches cost more, in tiny operations.
 COUNTED = 120
@@ -155,6 +157,8 @@ def path_seconds(config: Config, work: Workload, machine: Machine, workers: int)
     looks = steps / path_stride(work)
     moved = work.moved_weights(config, subsets.memberships / subsets.count)
     elements = subsets.count * moved * (steps * PATH_ELEMENTS + looks * LOOK_ELEMENTS)
+    if work.heads_apart(config):
+        elements += looks * subsets.memberships * work.body_parameters * MEANS_ELEMENTS
     residuals = looks * subsets.memberships * sum(work.train) / work.tasks * 3
     tiles = math.ceil(subsets.count / config.fits.tile)
     operations = tiles * steps * (20 + work.tasks * 12) * COUNTED * rates.operation

@@ -156,10 +156,20 @@ class Workload:
 
     def dimension(self, config: Config) -> int:
         """Numbers per stored gradient by the shared parameters, or by all."""
-        return self.parameters if config.gradients.reduction == "exact" else config.gradients.most_dimensions
+        if config.gradients.reduction == "exact":
+            return self.parameters
+        return config.gradients.widest_basis(self.heads_apart(config))
+
+    def products(self, config: Config) -> int:
+        """Of a stored gradient with the tasks' means outside the basis, in half precision."""
+        return self.tasks if self.heads_apart(config) else 0
+
+    def row_bytes(self, config: Config) -> int:
+        """Of a stored gradient."""
+        return 4 * self.stored_numbers(config) + 2 * self.products(config)
 
     def stored_numbers(self, config: Config) -> int:
-        """Numbers per stored gradient."""
+        """Numbers per stored gradient in single precision."""
         return self.dimension(config) + self.own_coordinates(config)
 
     def moved_weights(self, config: Config, tasks: float) -> float:

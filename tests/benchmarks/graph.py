@@ -41,7 +41,7 @@ LARGEST = Path(__file__).resolve().parents[2] / "ray_jobs" / "configs" / "graph_
 VALIDATION = {"subsets": 200, "anchors": 10, "seeds": 3, "sizes": (2, 8)}
 SIGN = {"kind": "sign"}
 BATCHES = {"batch_size": 1024}
-GRADIENTS = {"dimension": 800, "landmarks": 6000}
+GRADIENTS = {"dimension": 200, "landmarks": 6000}
 ESTIMATORS = ("estimate", "published_recipe", "first_order", "base", "row_mean")
 ROUNDS = 5
 
@@ -85,7 +85,7 @@ WORK: dict[str, tuple[Callable[[], dict[str, Any]], str | None, float]] = {
         lambda: dblp(
             500,
             data={"most_positives": 400, "minimum_positives": 10, "minimum_negatives": 10},
-            gradients={"dimension": 256},
+            gradients={"dimension": 128},
             fits={"subsets": 4000, "sizes": (10, 10), "tile": 512},
             groups={"k": 20},
             group_models={"start": "base", "seeds": 1, "random_groupings": 1, "single_tasks": 20},

@@ -7,8 +7,9 @@ import torch
 
 from affinity_service.affinity.bootstrap import example_errors
 from affinity_service.affinity.matrix import matrix_from_estimates
+from affinity_service.fitting.member_rows import MemberRows
 from affinity_service.fitting.subset_weights import Anchor, SubsetWeights
-from affinity_service.fitting.task_rows import TaskRows, member_losses
+from affinity_service.fitting.task_rows import TaskRows
 
 SUBSETS = [(0,), (1,), (2,), (3,), (0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3), (0, 1, 2), (0, 1, 3), (0, 1, 2, 3)]
 
@@ -25,7 +26,7 @@ def rows(n: int, rng: np.random.Generator) -> list[TaskRows]:
 def contrasts(by_task, coordinates) -> np.ndarray:
     anchor = Anchor(torch.zeros(3), torch.ones(3), None, torch.zeros(4, 3), torch.zeros(4, 3))
     layout = SubsetWeights(anchor, SUBSETS)
-    mean, error = (x.double().numpy() for x in member_losses(by_task, layout, coordinates))
+    mean, error = (x.double().numpy() for x in MemberRows(by_task, layout).losses(coordinates))
     pick = [[x[i, list(s)] for i, s in enumerate(SUBSETS)] for x in (mean, error)]
     affinity = matrix_from_estimates(["a", "b", "c", "d"], SUBSETS, *pick).affinity.copy()
     np.fill_diagonal(affinity, np.nan)
@@ -48,6 +49,31 @@ def test_errors_are_the_spread_over_examples_drawn_again():
     outside = ~np.eye(4, dtype=bool)
     np.testing.assert_allclose(found[outside], expected[outside], rtol=0.12)
     assert (np.diag(found) == 0).all()
+
+
+def test_products_with_own_means_are_margins_like_features():
+    """Every number a feature, or those of one's own tasks' means as products."""
+    rng = np.random.default_rng(2)
+    whole = [
+        TaskRows(*(torch.tensor(x, dtype=torch.float32) for x in (f, h, y)), squared=False)
+        for f, h, y in (
+            (rng.normal(size=(30, 2 + 4)), rng.normal(size=30), (rng.random(30) < 0.5).astype(float)) for _ in range(4)
+        )
+    ]
+    every, kept = [], []
+    for subset in SUBSETS:
+        c = np.zeros(6, np.float32)
+        c[[0, 1, *(2 + task for task in subset)]] = rng.normal(size=2 + len(subset))
+        every.append(c)
+        # A head of one weight, which no row has a gradient by.
+        kept.append(np.concatenate([c[:2], np.ones(len(subset), np.float32), c[[2 + task for task in subset]]]))
+    apart = [
+        TaskRows(torch.nn.functional.pad(r.features[:, :2], (0, 1)), r.margins, r.targets, False, r.features[:, 2:])
+        for r in whole
+    ]
+    a = example_errors(whole, SUBSETS, every, seed=1)
+    b = example_errors(apart, SUBSETS, kept, seed=1, own_coordinates=1)
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
 
 
 def test_more_examples_leave_less_error():

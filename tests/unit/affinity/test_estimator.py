@@ -99,7 +99,7 @@ def test_heads_apart_are_the_same_model_with_fewer_weights_to_move(monkeypatch):
         for found, expected in zip(a.losses, b.losses, strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-3)
     h, d = apart.anchor.own.shape[1], apart.anchor.dimension
-    assert [len(row) for row in a.coordinates] == [d + h * len(subset) for subset in SUBSETS]
+    assert [len(row) for row in a.coordinates] == [d + (h + 1) * len(subset) for subset in SUBSETS]
 
 
 def test_a_penalised_fit_beside_heads_apart_moves_the_shared_weights_alone():

@@ -78,7 +78,7 @@ def test_factors_as_wide_as_the_gradients_lose_nothing(make) -> None:
 
 def test_stored_landmarks_have_the_products_of_their_rows() -> None:
     x = torch.randn(5, 8)
-    stored = StoredLandmarks(x)
+    stored = StoredLandmarks(x, (np.arange(5), np.zeros(5, np.int32)))
     torch.testing.assert_close(stored.kernel(), (x @ x.T).double())
     assert stored.energy() == pytest.approx(float(x.square().sum()), rel=1e-6)
 

@@ -17,8 +17,9 @@ from affinity_service.affinity.trained import TrainedEstimator
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.gradients import new_task as module
+from affinity_service.gradients.added_rows import anchor_with, rows_with
 from affinity_service.gradients.features import compute_features
-from affinity_service.gradients.new_task import anchor_with, extended_space, new_task, rows_with, with_heads
+from affinity_service.gradients.new_task import extended_space, new_task, with_heads
 from affinity_service.gradients.own_directions import OWN_DIRECTIONS
 from affinity_service.gradients.per_example import PerExampleGradients
 from affinity_service.gradients.reductions import build_reduction
@@ -226,6 +227,41 @@ def test_the_network_evaluates_added_heads(known):
     out = whole(new.tensors["inputs"], [len(few.tasks)])[:, 0]
     if SUITE.tasks[-1].kind != "multiclass":
         np.testing.assert_allclose(out.detach(), new.tensors["validation_margins"], atol=1e-5)
+
+
+def test_among_means_of_each_subset_it_brings_its_directions():
+    """Other tasks' rows are known along them as far as the study's means span them, its own rows exactly."""
+    few = without_last(SUITE)
+    model = build_model(CONFIG.model, few.inputs.shape[1:], few.tasks, 0)
+    settings = CONFIG.model_copy(update={"gradients": CONFIG.gradients.model_copy(update={"dimension": 6})})
+    rows, anchor = features_of(settings, few, model, apart=True)
+    new, again = (new_task(model, SUITE, settings, anchor) for _ in range(2))
+    count, h, k = len(few.tasks), anchor["own"].shape[1], new.tensors["directions"].shape[1]
+    extended = anchor_with(anchor, [new, again])
+    joined = rows_with(rows[0], [new, again], count, "train", h)
+    own = len(rows[0].features)
+    assert joined.products.shape == (len(joined.features), count + 2 * k)
+    span = new.tensors["span"].numpy()
+    np.testing.assert_allclose(joined.products[:own, count : count + k], rows[0].products @ span, rtol=0.01, atol=0.01)
+    part = new.tensors["train_products"].numpy()
+    np.testing.assert_array_equal(joined.products[own : own + len(part), : count + k], part)
+    np.testing.assert_allclose(joined.products[own : own + len(part), count + k :], part[:, :count] @ span, atol=0.05)
+    # Its mean gradients lie within the basis and its directions.
+    basis, directions = anchor["basis"], new.tensors["directions"]
+    shared = torch.ones(len(anchor["weights"]), dtype=torch.bool)
+    shared[anchor["own"][anchor["own"] < len(shared)]] = False
+    mean = (new.tensors["mean"][: len(shared)] * anchor["scale"])[shared]
+    within = torch.cat([basis, directions], dim=1)
+    torch.testing.assert_close(within @ (within.T @ mean), mean, rtol=1e-3, atol=1e-5)
+    parts = (rows_with(rows[i], [new, again], count, s, h) for i, s in enumerate(("train", "validation")))
+    estimator = LinearizedEstimator(*parts, (*SUITE.tasks, SUITE.tasks[-1]), settings, extended)
+    subsets = [(0, count), (count,), (count + 1,), (0, count, count + 1), (0, 1)]
+    found = estimator.estimate(subsets)
+    assert all(np.isfinite(losses).all() for losses in found.losses)
+    np.testing.assert_allclose(found.losses[1], found.losses[2], rtol=1e-4)
+    # Subsets of the study's own tasks are what they are without.
+    known = LinearizedEstimator(*rows, few.tasks, settings, anchor).estimate([(0, 1)])
+    np.testing.assert_allclose(found.losses[4], known.losses[0], rtol=1e-4)
 
 
 def _trained(config: Config, suite: Suite) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:

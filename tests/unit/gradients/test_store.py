@@ -37,6 +37,22 @@ def test_rows_come_back_by_split_and_task(stored):
         np.testing.assert_array_equal(rows.margins, content[chosen, 0])
 
 
+def test_products_lie_beside_features(tmp_path):
+    suite, folder = mixed_suite(), StudyFolder.at(tmp_path)
+    split, task, example = pair_rows(suite)
+    products = np.random.default_rng(0).normal(size=(len(task), 4)).astype(np.float16)
+    flat = np.zeros((len(task), 2), np.float32)
+    content = Features(flat[:, 0].astype(np.float64), flat[:, 0], flat, products)
+    write_shard(folder, 0, split, task, example, content)
+    folder.write_json(LAYOUT, {"rows": len(task), "dimension": 2, "products": 4, "shards": 1})
+    store = FeatureStore(folder)
+    assert store.products == 4
+    found = store.rows(VALIDATION, [2])
+    assert found.products.dtype == np.float16
+    np.testing.assert_array_equal(found.products, products[(split == VALIDATION) & (task == 2)])
+    assert found.features.shape[1] == 2
+
+
 def test_a_broken_shard_is_named(stored):
     folder, *_ = stored
     path = folder.local_path(shard_name(2))

@@ -13,6 +13,7 @@ from affinity_service.fitting import subset_design
 from affinity_service.gradients.store import pair_rows
 from affinity_service.models import build_model
 from affinity_service.planning import flops
+from affinity_service.planning import workload as workload_module
 from affinity_service.planning.workload import Subsets, Workload
 from affinity_service.tasks.suite import TRAIN, VALIDATION
 from tests.estimating import estimator_of, features_of, model_of
@@ -88,6 +89,29 @@ def test_fits_are_within_a_factor_of_two_of_what_is_counted(reduction, solution)
     with flop_counter() as counter:
         estimator.estimate(subset_design(len(suite.tasks), 20, config.fits.sizes, 0))
     ratio = flops.fit_flops(config, Workload.of(config, suite)) / counter.get_total_flops()
+    assert 0.5 < ratio < 2, ratio
+
+
+def test_many_tasks_are_counted_with_their_own_means(monkeypatch):
+    monkeypatch.setattr(workload_module, "MANY_TASKS", 3)
+    suite = allies_and_rivals(rows=900)
+    gradients = {"dimension": 20, "landmarks": 200}
+    fits = {"subsets": 20, "tile": 1000, "evaluate": "linearized", "probes": 0}
+    content = {"model": {"hidden": [16, 8]}, "gradients": gradients, "fits": fits}
+    config = Config.parse({"name": "x", "data": {"source": "yeast"}, **content})
+    work, model = Workload.of(config, suite), model_of(config, suite)
+    assert work.heads_apart(config)
+    moments = {name: torch.rand_like(p) + 0.1 for name, p in model.named_parameters()}
+    with flop_counter() as counter:
+        (train, _), anchor = features_of(config, suite, model, moments, apart=True)
+    assert 0.5 < flops.gradient_flops(config, work) / counter.get_total_flops() < 2
+    assert train.features.shape[1] == work.stored_numbers(config)
+    assert train.features[0].nbytes + train.products[0].nbytes == work.row_bytes(config)
+    assert anchor["basis"].shape[1] == work.dimension(config)
+    estimator = estimator_of(config, suite, model, apart=True)
+    with flop_counter() as counter:
+        estimator.estimate(subset_design(len(suite.tasks), 20, config.fits.sizes, 0))
+    ratio = flops.fit_flops(config, work) / counter.get_total_flops()
     assert 0.5 < ratio < 2, ratio
 
 
