@@ -13,12 +13,14 @@ from affinity_service.tasks.suite import Task
 
 # Where at most so many of the labels are known, losses are taken one by one.
 MOSTLY_MISSING = 0.2
+# Kinds whose output is a margin.
+LOGISTIC = ("binary", "sequence")
 
 
 class TaskLosses:
     """Losses of T tasks from the columns of their heads.
 
-    Binary: logistic loss. Multi-class: cross-entropy. Regression: half the squared error on the standardised
+    Binary, and the margin of a sequence: logistic loss. Multi-class: cross-entropy. Regression: half the squared error on the standardised
     target. All in nats or squared standard deviations; the mean over tasks of per-task means is what training
     minimises.
     """
@@ -27,11 +29,11 @@ class TaskLosses:
         starts = [0, *accumulate(task.outputs for task in tasks)]
         self.slices = [slice(a, b) for a, b in pairwise(starts)]
         self.columns = starts[-1]
-        by_kind = {kind: [i for i, task in enumerate(tasks) if task.kind == kind] for kind in ("binary", "regression")}
-        self._binary, self._regression = by_kind["binary"], by_kind["regression"]
+        self._binary = [i for i, task in enumerate(tasks) if task.kind in LOGISTIC]
+        self._regression = [i for i, task in enumerate(tasks) if task.kind == "regression"]
         self._multiclass = [i for i, task in enumerate(tasks) if task.kind == "multiclass"]
         self._first = torch.tensor(starts[:-1])
-        self._is_binary = torch.tensor([task.kind == "binary" for task in tasks])
+        self._is_binary = torch.tensor([task.kind in LOGISTIC for task in tasks])
         self._order = torch.tensor(self._binary + self._regression + self._multiclass).argsort()
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -66,13 +68,18 @@ class TaskLosses:
         return torch.zeros_like(labels, dtype=losses.dtype).index_put((row, task), losses)
 
 
-def task_weights(counts: Sequence[int], tasks: Sequence[int], rows: int) -> Tensor:
+def task_weights(
+    counts: Sequence[int], tasks: Sequence[int], rows: int, temperature: float | None = None
+) -> Tensor:
     """(T,) weight of each task's summed batch loss per example, 0 outside ``tasks``.
 
-    With rows / (|S| · n_t) the expected batch loss is exactly the mean over tasks of the task's mean loss over
-    its own n_t labelled examples, however the missing labels fall.
+    With rows · p_t / n_t the expected batch loss is exactly Σ p_t · the task's mean loss over its own n_t labelled
+    examples, however the missing labels fall. Every task counts alike, p_t = 1/|S|; with a temperature τ a task counts
+    as n_t^(1/τ) does: by its size at 1, ever more alike above.
     """
     weights = torch.zeros(len(counts))
+    sizes = {task: 1.0 if temperature is None else float(counts[task]) ** (1 / temperature) for task in tasks}
+    total = sum(sizes.values())
     for task in tasks:
-        weights[task] = rows / (len(tasks) * counts[task])
+        weights[task] = rows * sizes[task] / (total * counts[task])
     return weights
