@@ -68,9 +68,7 @@ class TaskLosses:
         return torch.zeros_like(labels, dtype=losses.dtype).index_put((row, task), losses)
 
 
-def task_weights(
-    counts: Sequence[int], tasks: Sequence[int], rows: int, temperature: float | None = None
-) -> Tensor:
+def task_weights(counts: Sequence[int], tasks: Sequence[int], rows: int, temperature: float | None = None) -> Tensor:
     """(T,) weight of each task's summed batch loss per example, 0 outside ``tasks``.
 
     With rows · p_t / n_t the expected batch loss is exactly Σ p_t · the task's mean loss over its own n_t labelled
