@@ -98,8 +98,8 @@ def check_inputs(model: ModelConfig, input_shape: Sequence[int]) -> None:
     """Raise ``UserError`` where the model cannot read examples of this shape."""
     if isinstance(model, PretrainedConfig) and (len(input_shape) != 2 or input_shape[0] != 2):
         raise UserError(
-            f"model.kind {model.kind} reads token sequences, but this suite's examples have shape {tuple(input_shape)}: "
-            "use it with data.source text, or model.kind mlp"
+            f"model.kind {model.kind} reads token sequences, but this suite's examples have shape "
+            f"{tuple(input_shape)}: use it with data.source text, or model.kind mlp"
         )
     if isinstance(model, SIGNConfig) and len(input_shape) != 2:
         raise UserError(

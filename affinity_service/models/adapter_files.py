@@ -31,7 +31,7 @@ WITHIN_PEFT = "base_model.model."
 
 
 def adapter_files(weights: Mapping[str, Tensor], config: PretrainedConfig) -> dict[str, bytes]:
-    """Files by name. weights : those that train, by the model's names, as ``trained_parameters`` or a study has them."""
+    """Files by name. weights : those that train, by the model's names, as ``trained_parameters`` gives them."""
     held = {name: weight.detach().float().cpu().contiguous() for name, weight in weights.items()}
     network = {name.removeprefix(NETWORK): weight for name, weight in held.items() if name.startswith(NETWORK)}
     heads = {name.removeprefix(HEAD): weight for name, weight in held.items() if name.startswith(HEAD)}

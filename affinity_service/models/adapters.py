@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
@@ -35,7 +36,8 @@ def make_trainable(network: nn.Module, config: PretrainedConfig, task_type: str)
         for parameter in _chosen(network, config.trains):
             parameter.requires_grad_(True)
     if config.checkpointing:
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model: Any = network
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return network
 
 
@@ -43,9 +45,11 @@ def _with_lora(network: nn.Module, config: LoRAConfig, task_type: str) -> nn.Mod
     from peft import LoraConfig, get_peft_model
 
     targets = adapter_targets(network, config.targets)
+    # Declared as an integer there, and used as any number.
+    alpha: Any = config.alpha
     lora = LoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha,
+        lora_alpha=alpha,
         lora_dropout=config.dropout,
         target_modules=targets,
         task_type=task_type,

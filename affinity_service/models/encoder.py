@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from affinity_service.config_models import EncoderConfig
@@ -48,6 +48,6 @@ def build_encoder(input_shape: Sequence[int], tasks: Sequence[Task], config: Enc
     from transformers import AutoModel
 
     network = load_network(AutoModel, config, "FEATURE_EXTRACTION")
-    settings = network.config
+    settings: Any = network.config
     pad = getattr(settings, "pad_token_id", None)
     return Encoder(network, settings.hidden_size, 0 if pad is None else pad, tasks, config)

@@ -20,9 +20,9 @@ LOGISTIC = ("binary", "sequence")
 class TaskLosses:
     """Losses of T tasks from the columns of their heads.
 
-    Binary, and the margin of a sequence: logistic loss. Multi-class: cross-entropy. Regression: half the squared error on the standardised
-    target. All in nats or squared standard deviations; the mean over tasks of per-task means is what training
-    minimises.
+    Binary, and the margin of a sequence: logistic loss. Multi-class: cross-entropy. Regression: half the squared
+    error on the standardised target. All in nats or squared standard deviations; the mean over tasks of per-task means
+    is what training minimises.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:

@@ -214,9 +214,9 @@ def test_an_encoder_reads_texts_of_any_length_alike_and_trains_its_heads(tmp_pat
 
 
 def test_models_and_kinds_of_tasks_belong_together(tiny_llama):
-    with pytest.raises(UserError, match="task `plus_0` is of kind sequence, but model.kind mlp learns labels"):
+    with pytest.raises(UserError, match=r"task `plus_0` is of kind sequence, but model.kind mlp learns labels"):
         build_model(MLPConfig(), SUITE.inputs.shape[1:], SUITE.tasks, 0)
-    with pytest.raises(UserError, match="`a` is of kind binary.*use model.kind encoder"):
+    with pytest.raises(UserError, match=r"`a` is of kind binary.*use model.kind encoder"):
         build_model(CausalLMConfig(path=tiny_llama), SUITE.inputs.shape[1:], (Task("a", "binary"),), 0)
     with pytest.raises(UserError, match="reads token sequences"):
         build_model(CausalLMConfig(path=tiny_llama), (5,), SUITE.tasks, 0)
