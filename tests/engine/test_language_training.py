@@ -24,7 +24,7 @@ from affinity_service.evaluation.stacked import split_losses
 from affinity_service.models import build_model
 from affinity_service.models.adapter_files import load_adapter
 from affinity_service.models.state import load_trained, trained_shapes
-from affinity_service.reporter import Reporter
+from affinity_service.reporter import LogReporter
 from affinity_service.tasks import VALIDATION
 from affinity_service.tasks.suite import TEST
 from tests.language_models import answers_suite
@@ -133,7 +133,7 @@ def test_base_and_group_models_leave_adapters_that_peft_reads(tiny_llama, tmp_pa
         }
     )
     folder = StudyFolder.at(tmp_path / "study")
-    context = StageContext("base_model", config, folder, SUITE, Reporter(), str(tmp_path / "scratch"))
+    context = StageContext("base_model", config, folder, SUITE, LogReporter(), str(tmp_path / "scratch"))
     train_base_model(context)
     folder.write_json("groups.json", {"groups": [SUITE.names]})
     train_group_models(replace(context, stage="group_models"))
@@ -154,5 +154,5 @@ def test_base_and_group_models_leave_adapters_that_peft_reads(tiny_llama, tmp_pa
 def test_language_models_cannot_be_stacked(tiny_llama, tmp_path):
     content = {"name": "answers", "data": {"source": "yeast"}, "group_models": {"trainer": "batched"}}
     config = Config.parse({**content, "model": {"kind": "causal_lm", "path": tiny_llama}})
-    with pytest.raises(UserError, match="group_models.trainer is batched, but models of kind causal_lm"):
+    with pytest.raises(UserError, match=r"group_models.trainer is batched, but models of kind causal_lm"):
         is_batched(config, SUITE)
