@@ -61,10 +61,17 @@ class TrainConfig(StageConfig):
     weight_decay: float = Field(1e-2, ge=0)
     gradient_clipping: float = Field(1.0, ge=0, description="global norm; 0 turns it off")
     precision: Literal["fp32", "bf16"] = "fp32"
+    mixing_temperature: float | None = Field(
+        None, gt=0, description="a task counts as its examples^(1/temperature) do: 1 by size; null: all tasks alike"
+    )
     seed: int = Field(0, ge=0)
     workers: int = Execution(1, ge=1)
     accumulation: int = Execution(1, ge=1, description="micro-batches per optimizer step and worker")
     zero_stage: Literal[0, 1, 2, 3] = Execution(0)
+    tokens: int = Execution(4096, ge=1, description="of texts: at most so many per pass and worker, padding counted")
+    deepspeed: str | None = Execution(
+        None, description="DeepSpeed's own settings: a JSON file, or the name of one of cluster_configs/deepspeed"
+    )
 
     @model_validator(mode="after")
     def _batch_divides(self) -> TrainConfig:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from affinity_service.config_base import Execution, StageConfig
 from affinity_service.errors import UserError
@@ -51,10 +51,9 @@ class LoRAConfig(StageConfig):
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
-class CausalLMConfig(StageConfig):
-    """A pretrained language model of transformers, and which of its weights are trained."""
+class PretrainedConfig(StageConfig):
+    """A pretrained model of transformers, and which of its weights are trained."""
 
-    kind: Literal["causal_lm"] = "causal_lm"
     path: str = Field(
         min_length=1,
         description="a folder, a GGUF file, a name on the hub, or package:NAME/FILE within an installed Python package",
@@ -65,16 +64,42 @@ class CausalLMConfig(StageConfig):
     )
     checkpointing: bool = Execution(False, description="compute activations again in the backward pass, to save memory")
 
+    @model_validator(mode="after")
+    def _adapter_or_weights(self) -> Self:
+        if self.adapter is not None and self.trains:
+            raise ValueError("with an adapter, only the adapter trains: leave `trains` out, or set adapter: null")
+        return self
 
-ModelConfig = MLPConfig | SIGNConfig | SAGEConfig | CausalLMConfig
+    def fingerprint_part(self) -> dict[str, Any]:
+        """With what the pretrained model is in place of where it lies: the same one elsewhere is the same."""
+        # Only configs of such models pay for the import.
+        from affinity_service.models.pretrained import pretrained_identity
+
+        return {**super().fingerprint_part(), "path": pretrained_identity(self.path)}
+
+
+class CausalLMConfig(PretrainedConfig):
+    """A language model that writes answers; its loss is that of the answers' tokens."""
+
+    kind: Literal["causal_lm"] = "causal_lm"
+
+
+class EncoderConfig(PretrainedConfig):
+    """A pretrained encoder under a linear head per task, for texts with labels."""
+
+    kind: Literal["encoder"] = "encoder"
+    pooling: Literal["mean", "cls"] = Field("mean", description="of the last hidden states: their mean, or the first")
+
+
+ModelConfig = MLPConfig | SIGNConfig | SAGEConfig | CausalLMConfig | EncoderConfig
 
 
 def check_inputs(model: ModelConfig, input_shape: Sequence[int]) -> None:
     """Raise ``UserError`` where the model cannot read examples of this shape."""
-    if isinstance(model, CausalLMConfig) and (len(input_shape) != 2 or input_shape[0] != 2):
+    if isinstance(model, PretrainedConfig) and (len(input_shape) != 2 or input_shape[0] != 2):
         raise UserError(
-            f"model.kind causal_lm reads token sequences, but this suite's examples have shape {tuple(input_shape)}: "
-            "use it with data.source text, or model.kind mlp"
+            f"model.kind {model.kind} reads token sequences, but this suite's examples have shape "
+            f"{tuple(input_shape)}: use it with data.source text, or model.kind mlp"
         )
     if isinstance(model, SIGNConfig) and len(input_shape) != 2:
         raise UserError(

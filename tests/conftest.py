@@ -17,6 +17,14 @@ def ray_session() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of a tiny random language model."""
+    from tests.language_models import write_tiny_llama
+
+    return write_tiny_llama(tmp_path_factory.mktemp("tiny_llama"))
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers_every_time():
     """A test that draws without a seed of its own must not fail one time in a hundred."""

@@ -6,11 +6,14 @@ import io
 
 import pyarrow.parquet as pq
 import ray
+from safetensors.torch import load as load_safetensors
 
 from affinity_service.artifacts import fingerprint
+from affinity_service.config_models import PretrainedConfig
 from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.train import progress_board, train_model
 from affinity_service.engine.train_job import TURNS, TrainJob
+from affinity_service.models.adapter_files import adapter_files
 from affinity_service.scheduling.warnings import warnings_of
 
 
@@ -24,6 +27,9 @@ def train_base_model(context: StageContext) -> StageOutcome:
         )  # fmt: skip
         trained = train_model(job, config.resources, context.scratch, "base")
     folder.write_bytes("base_model/model.safetensors", trained.weights)
+    if isinstance(config.model, PretrainedConfig):
+        for name, content in adapter_files(load_safetensors(trained.weights), config.model).items():
+            folder.write_bytes(f"base_model/adapter/{name}", content)
     folder.write_bytes("base_model/second_moments.safetensors", trained.moments)
     for name, content in trained.beside.items():
         folder.write_bytes(f"base_model/{name}", content)

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from affinity_service.config import TrainConfig
+from affinity_service.engine.deepspeed_settings import merged
+from affinity_service.engine.train_job import ENGINE
+from affinity_service.models.state import trained_parameters
 
 if not torch.cuda.is_available():
     # Otherwise DeepSpeed looks for accelerators and warns that it found none.
@@ -24,29 +27,59 @@ def effective_stage(config: TrainConfig) -> int:
     return max(config.zero_stage, 1) if config.precision == "bf16" else config.zero_stage
 
 
-def start(model: nn.Module, config: TrainConfig, local_rank: int) -> Any:
-    """A DeepSpeed engine around the model, inside an initialised process group."""
+def start(model: nn.Module, config: TrainConfig, local_rank: int, passes: int, further: Mapping[str, Any]) -> Any:
+    """A DeepSpeed engine around the model, inside an initialised process group.
+
+    passes : micro-batches per step and worker. further : settings of DeepSpeed's own, under ours.
+    """
     # From Ray's context: DeepSpeed would guess it from host names.
     os.environ["LOCAL_RANK"] = str(local_rank)
     # A C++ extension for shared-memory reductions that DeepSpeed would compile at the first start on a CPU.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    pieces = torch.distributed.get_world_size() * config.accumulation
+    world = torch.distributed.get_world_size()
+    # Where passes do not divide a step evenly some are smaller; DeepSpeed only multiplies.
+    micro = -(-config.batch_size // (world * passes))
     settings = {
-        "train_batch_size": config.batch_size,
-        "train_micro_batch_size_per_gpu": config.batch_size // pieces,
-        "gradient_accumulation_steps": config.accumulation,
+        "train_batch_size": micro * passes * world,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": passes,
         # Set always: the default changed from 0.0 to 1.0 between releases.
         "gradient_clipping": config.gradient_clipping,
         "zero_optimization": {"stage": effective_stage(config)},
         "zero_allow_untested_optimizer": True,
+        # With an offloaded state too: DeepSpeed's own optimizer would be compiled.
+        "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": config.precision == "bf16"},
         "wall_clock_breakdown": False,
         "steps_per_print": 10**9,
     }
+    computed = _computed_buffers(model)
     engine, *_ = deepspeed.initialize(
-        model=model, optimizer=_optimizer(model, config), config=settings, dist_init_required=False
+        model=model, optimizer=_optimizer(model, config), config=merged(further, settings), dist_init_required=False
     )
+    for module, name, value in computed:
+        setattr(module, name, value.to(getattr(module, name).device))
     return engine
+
+
+def _computed_buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+    """Numbers that are computed, not learned, and so in no checkpoint: rotary frequencies rounded to bf16 would put
+    tokens in other places."""
+    return [
+        (module, name, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name in module._non_persistent_buffers_set and buffer.is_floating_point()
+    ]
+
+
+def save(engine: Any, directory: str) -> None:
+    """Every rank's part of a checkpoint; frozen weights are built again."""
+    engine.save_checkpoint(directory, tag=ENGINE, exclude_frozen_parameters=True)
+
+
+def load(engine: Any, directory: str) -> None:
+    engine.load_checkpoint(directory, tag=ENGINE, load_module_strict=False)
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -63,11 +96,11 @@ def _optimizer_over(parameters: list[nn.Parameter], config: TrainConfig) -> torc
 
 
 def full_state(engine: Any, config: TrainConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Whole float32 weights and Adam's second moments by parameter name, on the CPU; zeros for SGD, which has none and
-    weighs all entries alike. Every rank must call it."""
+    """Whole float32 weights that train and Adam's second moments by parameter name, on the CPU; zeros for SGD, which
+    has none and weighs all entries alike. Every rank must call it."""
     has_moments = config.optimizer == "adamw"
     weights, moments = {}, {}
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in trained_parameters(engine.module).items():
         partitioned = hasattr(parameter, "_hp_mapping") or hasattr(parameter, "ds_id")
         weight = safe_get_full_fp32_param(parameter) if partitioned else parameter.detach()
         moment = _optimizer_state(engine, parameter, "exp_avg_sq") if has_moments else None
@@ -80,10 +113,10 @@ def full_state(engine: Any, config: TrainConfig) -> tuple[dict[str, Tensor], dic
 
 
 def current_weights(engine: Any) -> dict[str, Tensor]:
-    """Whole float32 weights by name, where the model is; of stage 3 gathered, so every rank must call it."""
+    """Whole float32 weights that train by name, where the model is; of stage 3 gathered, so every rank must call it."""
     return {
         name: (safe_get_full_fp32_param(p) if hasattr(p, "ds_id") else p.detach()).float().view(parameter_shape(p))
-        for name, p in engine.module.named_parameters()
+        for name, p in trained_parameters(engine.module).items()
     }
 
 

@@ -18,17 +18,23 @@ from safetensors.torch import save as save_safetensors
 
 from affinity_service.artifacts import StudyFolder, fingerprint
 from affinity_service.config import Config
+from affinity_service.config_models import CausalLMConfig, PretrainedConfig
 from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.placement import placed_training, workers_with_room
 from affinity_service.engine.session import actor_options
 from affinity_service.engine.train import progress_board, train_model
 from affinity_service.engine.train_job import TrainJob
 from affinity_service.errors import UserError
+from affinity_service.evaluation.answers import exact_matches
 from affinity_service.evaluation.flops import RunFlops
 from affinity_service.evaluation.outcomes import GROUPS, plan_runs
 from affinity_service.evaluation.run import Run, stack_lengths
 from affinity_service.evaluation.stacked import RunOutcome, StackedTrainer, split_losses
 from affinity_service.models import build_model
+from affinity_service.models.adapter_files import adapter_files
+from affinity_service.models.causal_lm import CausalLM
+from affinity_service.models.pretrained import load_tokenizer
+from affinity_service.models.state import load_trained
 from affinity_service.tables import read_table, write_table
 from affinity_service.tasks.suite import TEST, VALIDATION, Suite
 
@@ -74,7 +80,7 @@ def train_group_models(context: StageContext) -> StageOutcome:
             outcomes[Run(tuple(row["tasks"]), row["seed"])] = row
     write_table(folder, "group_models/results.parquet", _results([(p, outcomes[p.run]) for p in planned], suite.names))
     for index, group in enumerate(groups):
-        _keep_best(folder, trials, tuple(sorted(group)), outcomes, index)
+        _keep_best(context, trials, tuple(sorted(group)), outcomes, index)
     return StageOutcome(sum(row["flops"] for row in outcomes.values()), min(settings.workers, max(1, len(missing))))
 
 
@@ -92,7 +98,7 @@ def _tune(context: StageContext, trials: Sequence[Trial], models: int) -> None:
     config = context.config
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     # Trials of Ray Train hold nothing themselves: more of them than their workers fit would only wait for each other.
-    together = 1 if _batched(config, context.suite) else placed_training(config.base, config.resources)[0].workers
+    together = 1 if is_batched(config, context.suite) else placed_training(config.base, config.resources)[0].workers
     wanted = min(config.group_models.workers, len(trials))
     at_a_time = workers_with_room("group_models", wanted, config.resources, context.warn, together)
     with progress_board(context.progress) as board:
@@ -127,7 +133,7 @@ def _tune(context: StageContext, trials: Sequence[Trial], models: int) -> None:
 def _trial_resources(config: Config, suite: Suite) -> dict[str, float]:
     """A trial of stacked models works itself; one that calls Ray Train only waits, and must not take the cores its
     workers need (Tune wants some resource, so a byte of memory)."""
-    if not _batched(config, suite):
+    if not is_batched(config, suite):
         return {"memory": 1}
     options = actor_options(config.resources)
     return {"cpu": options["num_cpus"], "gpu": options["num_gpus"]}
@@ -145,14 +151,20 @@ def run_trial(settings: dict[str, Any], board: Any, **trial_of: Any) -> dict[str
 
 
 def _train_trial(trial: Trial, suite: Suite, config: Config, folder: StudyFolder, scratch: str) -> None:
-    """Train the runs of one trial, write their losses and the weights that may become a group model."""
-    train = _train_stacked if _batched(config, suite) else _train_one_by_one
+    """Train the runs of one trial, write their losses and the weights that may become a group model; of language models
+    also how often these answer right."""
+    train = _train_stacked if is_batched(config, suite) else _train_one_by_one
     initial = folder.read_bytes("base_model/model.safetensors") if config.group_models.start == "base" else None
     outcomes = train(trial.runs, suite, config, scratch, initial)
-    flops = RunFlops(_build(config, suite, 0), suite)
+    model = _build(config, suite, 0)
+    flops = RunFlops(model, suite)
+    matches: dict[Run, list[float]] = {}
     for outcome in outcomes:
         if outcome.run in trial.kept:
             folder.write_bytes(trial.weights(outcome.run), save_safetensors(outcome.weights))
+            if isinstance(config.model, CausalLMConfig) and isinstance(model, CausalLM):
+                load_trained(model, outcome.weights)
+                matches[outcome.run] = exact_matches(model, load_tokenizer(config.model.path), suite, outcome.run.tasks)
     rows = [
         {
             "tasks": list(o.run.tasks),
@@ -160,6 +172,7 @@ def _train_trial(trial: Trial, suite: Suite, config: Config, folder: StudyFolder
             "best_epoch": o.best_epoch,
             "validation": o.validation,
             "test": o.test,
+            "exact_match": matches.get(o.run),
             "flops": flops(o.run.tasks, o.epochs),
         }
         for o in outcomes
@@ -167,9 +180,15 @@ def _train_trial(trial: Trial, suite: Suite, config: Config, folder: StudyFolder
     write_table(folder, trial.results, pa.Table.from_pylist(rows))
 
 
-def _batched(config: Config, suite: Suite) -> bool:
+def is_batched(config: Config, suite: Suite) -> bool:
     """Whether models are small plain loops; large ones, or trainings over several workers, go through Ray Train."""
     wish = config.group_models.trainer
+    if isinstance(config.model, PretrainedConfig):
+        if wish == "batched":
+            raise UserError(
+                f"group_models.trainer is batched, but models of kind {config.model.kind} cannot be stacked: use auto"
+            )
+        return False
     if wish != "auto":
         return wish == "batched"
     parameters = sum(p.numel() for p in _build(config, suite, 0).parameters())
@@ -188,7 +207,7 @@ def _train_stacked(
     def build(seed: int) -> torch.nn.Module:
         model = _build(config, suite, seed)
         if initial is not None:
-            model.load_state_dict(load_safetensors(initial))
+            load_trained(model, load_safetensors(initial), "the base model")
         return model
 
     return StackedTrainer(suite, config.base, build, device).train(runs)
@@ -199,14 +218,14 @@ def _train_one_by_one(
 ) -> list[RunOutcome]:
     reference = ray.put(suite)
     outcomes = []
+    model = _build(config, suite, 0)
     for run in runs:
         train = config.base.model_copy(update={"seed": run.seed})
         name = f"group-{fingerprint([run.tasks, run.seed])[:12]}"
         job = TrainJob(reference, config.model, train, run.tasks, initial=initial)
         trained = train_model(job, config.resources, scratch, name)
-        model = _build(config, suite, run.seed)
         weights = load_safetensors(trained.weights)
-        model.load_state_dict(weights)
+        load_trained(model, weights)
         member = np.isin(np.arange(len(suite.tasks)), run.tasks)
         validation, test = (np.where(member, split_losses(model, suite, split), np.nan) for split in (VALIDATION, TEST))
         state = trained.state
@@ -236,14 +255,32 @@ def _results(outcomes: Sequence[tuple[Any, dict[str, Any]]], names: Sequence[str
 
 
 def _keep_best(
-    folder: StudyFolder,
+    context: StageContext,
     trials: Sequence[Trial],
     tasks: tuple[int, ...],
     outcomes: dict[Run, dict[str, Any]],
     index: int,
 ) -> None:
-    """The group's model is the seed with the lowest validation loss."""
+    """The group's model is the seed with the lowest validation loss. An adapter lies beside it in a folder of its own,
+    in peft's format, with the losses of its tasks."""
+    folder, config, names = context.folder, context.config.model, context.suite.names
     mean_loss = {run: float(np.nanmean(np.array(row["validation"], float))) for run, row in outcomes.items()}
     candidates = [(trial, run) for trial in trials for run in trial.kept if run.tasks == tasks]
     trial, run = min(candidates, key=lambda pair: mean_loss[pair[1]])
-    folder.write_bytes(f"group_models/group-{index:02d}.safetensors", folder.read_bytes(trial.weights(run)))
+    place, weights = f"group_models/group-{index:02d}", folder.read_bytes(trial.weights(run))
+    folder.write_bytes(f"{place}.safetensors", weights)
+    if not isinstance(config, PretrainedConfig):
+        return
+    for name, content in adapter_files(load_safetensors(weights), config).items():
+        folder.write_bytes(f"{place}/{name}", content)
+    row = outcomes[run]
+    measured = {"validation_loss": row["validation"], "test_loss": row["test"], "exact_match": row["exact_match"]}
+    folder.write_json(
+        f"{place}/tasks.json",
+        {names[task]: {name: _known(values, task) for name, values in measured.items()} for task in run.tasks},
+    )
+
+
+def _known(values: Sequence[float | None] | None, task: int) -> float | None:
+    value = None if values is None else values[task]
+    return None if value is None or np.isnan(value) else float(value)

@@ -16,6 +16,7 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from affinity_service.config import ResourceConfig
+from affinity_service.engine.deepspeed_settings import read_settings
 from affinity_service.engine.placement import placed_training
 from affinity_service.engine.train_job import MOMENTS, STATE, WEIGHTS, TrainJob, TrainState
 from affinity_service.errors import UserError
@@ -87,11 +88,11 @@ def train_model(job: TrainJob, resources: ResourceConfig, storage: str, name: st
     Raises
     ------
     UserError
-        The training diverged, or its workers do not fit on the cluster.
+        The training diverged, its workers do not fit on the cluster, or `base.deepspeed` contradicts the config.
     """
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     train, gpus = placed_training(job.train, resources)
-    job = replace(job, train=train)
+    job = replace(job, train=train, settings=read_settings(train))
     trainer = TorchTrainer(
         _loop,
         train_loop_config={"job": job},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,8 @@ class TrainJob:
     # What is measured, and which tasks take turns, while it trains.
     measuring: MeasuringPart | None = None
     schedule: ScheduleConfig | None = None
+    # DeepSpeed's own, from the file that the config names.
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass

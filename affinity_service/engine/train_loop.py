@@ -22,11 +22,13 @@ from torch import Tensor
 
 from affinity_service.engine import deepspeed_engine
 from affinity_service.engine.measuring import PlainModel, Recorder
-from affinity_service.engine.train_job import ENGINE, MOMENTS, STATE, WEIGHTS, TrainJob, TrainState
+from affinity_service.engine.micro_batches import as_inputs, evaluation_batches, own_rows, passes_per_step
+from affinity_service.engine.train_job import MOMENTS, STATE, WEIGHTS, TrainJob, TrainState
 from affinity_service.engine.turns import Turns, drop_untrained, write_gradient
-from affinity_service.evaluation.flops import pass_flops
+from affinity_service.evaluation.flops import example_flops, examples_worth
 from affinity_service.models import TaskLosses, build_model
 from affinity_service.models.losses import task_weights
+from affinity_service.models.state import load_trained
 from affinity_service.tasks.sampling import epoch_batches
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
 
@@ -46,14 +48,18 @@ class _Worker:
         self.dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
         self.rows = suite.rows(TRAIN, job.tasks)
         counts = suite.label_counts(TRAIN).tolist()
-        self.weights = task_weights(counts, job.tasks, len(self.rows)).to(self.device)
+        self.weights = task_weights(counts, job.tasks, len(self.rows), self.config.mixing_temperature).to(self.device)
         self.losses = TaskLosses(suite.tasks)
         model = build_model(job.model, suite.inputs.shape[1:], suite.tasks, self.config.seed)
         if job.initial is not None:
-            model.load_state_dict(load_safetensors(job.initial))
-        self.flops = pass_flops(model, suite.inputs.shape[1:])
-        self.recorder, self.turns = self._beside(copy.deepcopy(model))
-        self.engine = deepspeed_engine.start(model.to(self.device), self.config, context.get_local_rank())
+            load_trained(model, load_safetensors(job.initial), "the weights to start from")
+        self.flops = example_flops(model, suite)
+        self.recorder, self.turns = self._beside(model)
+        self.every = range(len(suite.tasks))
+        self.passes = passes_per_step(suite.inputs, self.rows, self.config, self.world)
+        self.engine = deepspeed_engine.start(
+            model.to(self.device), self.config, context.get_local_rank(), self.passes, job.settings
+        )
         stage = deepspeed_engine.effective_stage(self.config)
         self.state = TrainState(world_size=self.world, zero_stage=stage)
         self.best: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
@@ -61,6 +67,9 @@ class _Worker:
     def _beside(self, model: torch.nn.Module) -> tuple[Recorder | None, Turns | None]:
         """What measures and schedules, with a plain copy of the model."""
         job, recorder, turns = self.job, None, None
+        if job.measuring is None and job.schedule is None:
+            return None, None
+        model = copy.deepcopy(model)
         if job.measuring is not None:
             plain = PlainModel(model, self.suite, job.measuring.shared, self.device)
             recorder = Recorder(plain, job.measuring, self.config, self.rank, self.world)
@@ -104,27 +113,33 @@ class _Worker:
         self.engine.train()
         total, batches = 0.0, 0
         for batch in epoch_batches(self.rows, self.config.batch_size, self.config.seed, self.state.epoch):
-            mine = batch[self.rank :: self.world]
+            mine = own_rows(self.suite.inputs, batch, self.rank, self.world)
             if self.recorder is not None and self.recorder.due(self.state.steps):
                 share = self.weights / len(batch)
                 self.recorder.record(self.engine, self.state.steps, self.state.epoch, mine, share)
                 self.state.flops += self.recorder.flops(self.flops.forward, len(batch))
-            micros = np.array_split(mine, self.config.accumulation)
+            micros = np.array_split(mine, self.passes)
             if self.turns is None:
                 total += sum(self._micro_step(micro) for micro in micros)
             else:
                 total += self._turn(self.turns, batch, mine, micros)
             batches += len(micros)
             self.state.steps += 1
-            self.state.flops += float(self.flops.training * len(batch))
+            self.state.flops += self.flops.training * examples_worth(self.suite, batch)
         return self._mean_over_ranks(total / batches)
 
     def _micro_step(self, rows: np.ndarray) -> float:
         outputs, labels = self._forward(rows)
-        loss = (self.losses.of_known(outputs.float(), labels) * self.weights).sum() / len(rows)
+        loss = (self.losses.of_known(outputs.float(), labels) * self.weights).sum() / self._examples_per_pass
         self.engine.backward(loss)
         self.engine.step()
         return float(loss.detach())
+
+    @property
+    def _examples_per_pass(self) -> float:
+        """What a pass's summed loss is divided by: DeepSpeed takes the mean over passes and ranks, and some passes may
+        hold an example more than others."""
+        return self.config.batch_size / (self.world * self.passes)
 
     def _turn(self, turns: Turns, batch: np.ndarray, mine: np.ndarray, micros: list[np.ndarray]) -> float:
         """An optimizer step on the tasks whose turn it is; `batch` holds the rows of all ranks."""
@@ -140,10 +155,10 @@ class _Worker:
         losses = TaskLosses([self.suite.tasks[task] for task in trained])
         total = 0.0
         for micro in micros:
-            inputs = torch.as_tensor(self.suite.inputs[micro], device=self.device, dtype=self.dtype)
+            inputs = as_inputs(self.suite.inputs, micro, self.device, self.dtype)
             labels = torch.as_tensor(self.suite.labels[micro][:, trained], device=self.device)
             each = losses(self.engine(inputs, trained).float(), labels)
-            loss = (each * self.weights[trained]).sum() / len(micro)
+            loss = (each * self.weights[trained]).sum() / self._examples_per_pass
             self.engine.backward(loss)
             drop_untrained(self.engine.module, set(trained))
             if gradient is not None:
@@ -155,22 +170,17 @@ class _Worker:
         return total
 
     def _forward(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        inputs = torch.as_tensor(self.suite.inputs[rows], device=self.device, dtype=self.dtype)
-        return self.engine(inputs), torch.as_tensor(self.suite.labels[rows], device=self.device)
+        inputs = as_inputs(self.suite.inputs, rows, self.device, self.dtype)
+        return self.engine(inputs, self.every), torch.as_tensor(self.suite.labels[rows], device=self.device)
 
     @torch.no_grad()
     def _validate(self) -> np.ndarray:
         """(T,) mean validation loss per task, NaN where the job does not train the task."""
         self.engine.eval()
         rows = self.suite.rows(VALIDATION, self.job.tasks)
-        self.state.flops += float(self.flops.forward * len(rows))
-        share = -(-len(rows) // self.world)
-        mine = rows[self.rank * share : (self.rank + 1) * share]
+        self.state.flops += self.flops.forward * examples_worth(self.suite, rows)
         sums = torch.zeros(2, len(self.suite.tasks), dtype=torch.float64, device=self.device)
-        chunk = 4096
-        # Under ZeRO-3 a forward gathers weights from all ranks, so every rank makes the same number of them.
-        for start in range(0, share, chunk):
-            part = mine[start : start + chunk]
+        for part in evaluation_batches(self.suite.inputs, rows, self.rank, self.world, self.config.tokens):
             outputs, labels = self._forward(part if len(part) else rows[:1])
             if len(part):
                 sums[0] += self.losses.of_known(outputs.float(), labels).sum(dim=0)
@@ -193,7 +203,7 @@ class _Worker:
         """One checkpoint per epoch: every rank writes its part, Ray merges them."""
         metrics = {"epoch": self.state.epoch, "validation_loss": loss}
         with tempfile.TemporaryDirectory() as directory:
-            self.engine.save_checkpoint(directory, tag=ENGINE)
+            deepspeed_engine.save(self.engine, directory)
             if self.rank == 0:
                 if self.best is not None:
                     save_file(self.best[0], Path(directory, WEIGHTS))
@@ -222,4 +232,4 @@ class _Worker:
                 if beside is not None:
                     beside.restore(directory)
             if not state.diverged:
-                self.engine.load_checkpoint(directory, tag=ENGINE)
+                deepspeed_engine.load(self.engine, directory)

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
+from affinity_service.tasks.tokens import TokenRows
 
 
 def flop_counter() -> FlopCounterMode:
@@ -48,11 +52,32 @@ class PassFlops:
 
 def pass_flops(model: nn.Module, input_shape: Sequence[int], tasks: Sequence[int] | None = None) -> PassFlops:
     """Count on one example, with the heads of the tasks given or of all; leaves no gradient behind."""
-    inputs = torch.zeros(1, *input_shape)
-    with FlopCounterMode(display=False) as counter:
+    return _counted(model, torch.zeros(1, *input_shape), tasks)
+
+
+def example_flops(model: nn.Module, suite: Suite, tasks: Sequence[int] | None = None) -> PassFlops:
+    """The same for an example of the suite; of sequences, for one of median length."""
+    if not isinstance(suite.inputs, TokenRows):
+        return pass_flops(model, suite.inputs.shape[1:], tasks)
+    by_length = np.argsort(suite.inputs.lengths, kind="stable")
+    return _counted(model, torch.tensor(suite.inputs[by_length[[len(suite) // 2]]]), tasks)
+
+
+def examples_worth(suite: Suite, rows: NDArray[np.int64]) -> float:
+    """How many times ``example_flops`` the rows cost: sequences by their tokens."""
+    if not isinstance(suite.inputs, TokenRows):
+        return float(len(rows))
+    lengths = suite.inputs.lengths
+    return float(lengths[rows].sum() / np.sort(lengths)[len(lengths) // 2])
+
+
+def _counted(model: nn.Module, inputs: Tensor, tasks: Sequence[int] | None) -> PassFlops:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # The counter does not know every fused attention of a CPU; as plain products it is counted.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         outputs = model(inputs, tasks)
         forward = counter.get_total_flops()
-        torch.autograd.grad(outputs.sum(), list(model.parameters()), allow_unused=True)
+        torch.autograd.grad(outputs.sum(), trained, allow_unused=True)
     return PassFlops(forward, counter.get_total_flops() - forward)
 
 
@@ -68,6 +93,12 @@ class RunFlops:
         # Heads of as many outputs take as many operations.
         outputs = sum(self.suite.tasks[task].outputs for task in tasks)
         if outputs not in self._passes:
-            self._passes[outputs] = pass_flops(self.model, self.suite.inputs.shape[1:], tasks)
-        passes, count = self._passes[outputs], self.suite.count
-        return float(epochs * (passes.training * count(TRAIN, tasks) + passes.forward * count(VALIDATION, tasks)))
+            self._passes[outputs] = example_flops(self.model, self.suite, tasks)
+        passes = self._passes[outputs]
+        training, validation = (self._examples(split, tasks) for split in (TRAIN, VALIDATION))
+        return float(epochs * (passes.training * training + passes.forward * validation))
+
+    def _examples(self, split: int, tasks: Sequence[int]) -> float:
+        if isinstance(self.suite.inputs, TokenRows):
+            return examples_worth(self.suite, self.suite.rows(split, tasks))
+        return self.suite.count(split, tasks)

@@ -28,9 +28,12 @@ from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models.losses import TaskLosses, task_weights
 from affinity_service.tasks.sampling import epoch_batches, steps_per_epoch
 from affinity_service.tasks.suite import TEST, TRAIN, VALIDATION, Suite
+from affinity_service.tasks.tokens import bounded_batches
 
 # Rows of a forward pass of many models: as many as stay in a core's cache; a GPU takes more.
 EVALUATED_TOGETHER = {"cpu": 256}
+# Tokens of a forward pass of one model.
+EVALUATED_TOKENS = 4096
 
 
 def evaluated_together(device: str) -> int:
@@ -59,10 +62,16 @@ class RunOutcome:
 @torch.no_grad()
 def split_losses(model: nn.Module, suite: Suite, split: int) -> NDArray[np.float64]:
     """(T,) mean loss of one plain model per task over a split, NaN where there is no label."""
-    rows, losses = suite.rows(split), TaskLosses(suite.tasks)
-    labels = torch.tensor(suite.labels[rows])
-    total = losses.of_known(model.eval()(torch.tensor(suite.inputs[rows])), labels).double().sum(dim=0)
-    return (total / (~labels.isnan()).sum(dim=0)).numpy()
+    rows, losses, every = suite.rows(split), TaskLosses(suite.tasks), range(len(suite.tasks))
+    device = next(model.parameters()).device
+    model.eval()
+    total = torch.zeros(len(suite.tasks), dtype=torch.float64)
+    # Only sequences are made into several batches: arrays are small.
+    for batch in bounded_batches(suite.inputs, rows, max(1, len(rows)), EVALUATED_TOKENS):
+        inputs = torch.tensor(suite.inputs[rows[batch]], device=device)
+        labels = torch.tensor(suite.labels[rows[batch]], device=device)
+        total += losses.of_known(model(inputs, every), labels).double().sum(dim=0).cpu()
+    return (total / torch.as_tensor(suite.label_counts(split))).numpy()
 
 
 class StackedTrainer:
@@ -152,7 +161,10 @@ class _Stack:
         self.task_in = torch.as_tensor(self.slots.task_in, device=device)
         self.member = self.task_in < len(suite.tasks)
         self.task_weights = self._in_slots(
-            [task_weights(trainer.counts, run.tasks, len(rows)) for run, rows in zip(self.runs, self.rows, strict=True)]
+            [
+                task_weights(trainer.counts, run.tasks, len(rows), self.config.mixing_temperature)
+                for run, rows in zip(self.runs, self.rows, strict=True)
+            ]
         )
         self.evaluations: dict[int, tuple[list[Part], Tensor]] = {}
         self.best_loss = torch.full((len(runs),), torch.inf, device=device)

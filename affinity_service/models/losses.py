@@ -13,16 +13,16 @@ from affinity_service.tasks.suite import Task
 
 # Where at most so many of the labels are known, losses are taken one by one.
 MOSTLY_MISSING = 0.2
-# The column is a margin, and the loss its logistic one: of an answer, the mean over its tokens.
+# Kinds whose output is a margin.
 LOGISTIC = ("binary", "sequence")
 
 
 class TaskLosses:
     """Losses of T tasks from the columns of their heads.
 
-    Binary and sequence: logistic loss. Multi-class: cross-entropy. Regression: half the squared error on the
-    standardised target. All in nats or squared standard deviations; the mean over tasks of per-task means is what
-    training minimises.
+    Binary, and the margin of a sequence: logistic loss. Multi-class: cross-entropy. Regression: half the squared
+    error on the standardised target. All in nats or squared standard deviations; the mean over tasks of per-task means
+    is what training minimises.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
@@ -68,13 +68,16 @@ class TaskLosses:
         return torch.zeros_like(labels, dtype=losses.dtype).index_put((row, task), losses)
 
 
-def task_weights(counts: Sequence[int], tasks: Sequence[int], rows: int) -> Tensor:
+def task_weights(counts: Sequence[int], tasks: Sequence[int], rows: int, temperature: float | None = None) -> Tensor:
     """(T,) weight of each task's summed batch loss per example, 0 outside ``tasks``.
 
-    With rows / (|S| · n_t) the expected batch loss is exactly the mean over tasks of the task's mean loss over
-    its own n_t labelled examples, however the missing labels fall.
+    With rows · p_t / n_t the expected batch loss is exactly Σ p_t · the task's mean loss over its own n_t labelled
+    examples, however the missing labels fall. Every task counts alike, p_t = 1/|S|; with a temperature τ a task counts
+    as n_t^(1/τ) does: by its size at 1, ever more alike above.
     """
     weights = torch.zeros(len(counts))
+    sizes = {task: 1.0 if temperature is None else float(counts[task]) ** (1 / temperature) for task in tasks}
+    total = sum(sizes.values())
     for task in tasks:
-        weights[task] = rows / (len(tasks) * counts[task])
+        weights[task] = rows * sizes[task] / (total * counts[task])
     return weights

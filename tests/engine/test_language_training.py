@@ -1,0 +1,158 @@
+"""Language models through DeepSpeed: stages, workers and passes must not change what is learned."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import ray
+import torch
+from safetensors.torch import load
+
+from affinity_service.artifacts import StudyFolder
+from affinity_service.config import Config, ResourceConfig, TrainConfig
+from affinity_service.config_models import CausalLMConfig, LoRAConfig
+from affinity_service.engine.base_model import train_base_model
+from affinity_service.engine.context import StageContext
+from affinity_service.engine.group_models import is_batched, train_group_models
+from affinity_service.engine.train import train_model
+from affinity_service.engine.train_job import TrainJob
+from affinity_service.errors import UserError
+from affinity_service.evaluation.stacked import split_losses
+from affinity_service.models import build_model
+from affinity_service.models.adapter_files import load_adapter
+from affinity_service.models.state import load_trained, trained_shapes
+from affinity_service.reporter import LogReporter
+from affinity_service.tasks import VALIDATION
+from affinity_service.tasks.suite import TEST
+from tests.language_models import answers_suite
+
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("ray_session")]
+
+SUITE = answers_suite(rows=90)
+TRAIN = TrainConfig(epochs=2, batch_size=12, learning_rate=0.02, mixing_temperature=2)
+LORA = LoRAConfig(rank=4, targets="all-linear")
+
+
+def train(path, storage, model=None, name=None, **changes):
+    config = CausalLMConfig(path=path, **(model or {"adapter": LORA}))
+    settings = TrainConfig(**{**TRAIN.model_dump(), **changes})
+    job = TrainJob(ray.put(SUITE), config, settings, (0, 1, 2))
+    return train_model(job, ResourceConfig(), str(storage), name or f"language-{uuid.uuid4().hex[:8]}")
+
+
+def losses(trained):
+    return [[epoch["train_loss"], epoch["validation_loss"]] for epoch in trained.state.history]
+
+
+@pytest.fixture(scope="module")
+def one(tiny_llama, tmp_path_factory):
+    """One worker, no sharding, one pass per step."""
+    return train(tiny_llama, tmp_path_factory.mktemp("one"))
+
+
+def test_only_adapters_leave_the_training_with_the_losses_that_were_reported(one, tiny_llama):
+    model = build_model(CausalLMConfig(path=tiny_llama, adapter=LORA), SUITE.inputs.shape[1:], SUITE.tasks, 5)
+    weights, moments = load(one.weights), load(one.moments)
+    assert {name: tuple(value.shape) for name, value in weights.items()} == trained_shapes(model)
+    assert all((moment >= 0).all() and (moment > 0).any() for moment in moments.values())
+    load_trained(model, weights)
+    best = one.state.history[one.state.best_epoch]
+    np.testing.assert_allclose(split_losses(model, SUITE, VALIDATION), best["validation_per_task"], rtol=1e-5)
+    assert best["validation_loss"] < 5
+    assert one.state.flops > 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        # 12 examples per step on two ranks; 20 tokens hold one of the longest rows each.
+        {"zero_stage": 0, "tokens": 20},
+        {"zero_stage": 2, "deepspeed": "zero2_offload", "tokens": 60},
+        {"zero_stage": 3, "deepspeed": "zero3"},
+    ],
+)
+def test_workers_stages_and_passes_learn_the_same(one, tiny_llama, tmp_path, changes):
+    two = train(tiny_llama, tmp_path, workers=2, **changes)
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
+    a, b = load(one.weights), load(two.weights)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], atol=2e-5)
+
+
+def test_a_training_continues_from_its_adapters_and_their_moments(one, tiny_llama, tmp_path):
+    changes = {"workers": 2, "zero_stage": 1, "name": f"language-{uuid.uuid4().hex[:8]}"}
+    half = train(tiny_llama, tmp_path, epochs=1, **changes)
+    assert len(half.state.history) == 1
+    # Frozen weights lie in no checkpoint: these are a few of the adapters' own size.
+    written = sum(file.stat().st_size for file in tmp_path.rglob("*.pt"))
+    assert 0 < written < 4 * 40_000
+    whole = train(tiny_llama, tmp_path, **changes)
+    np.testing.assert_allclose(losses(whole), losses(one), rtol=1e-5)
+    assert losses(whole)[0] == losses(half)[0]
+
+
+def test_bf16_with_offloaded_weights_and_checkpointing_learns_nearly_the_same(one, tiny_llama, tmp_path):
+    model = {"adapter": LORA, "checkpointing": True}
+    changes = {"zero_stage": 3, "deepspeed": "zero3_offload", "precision": "bf16", "workers": 2}
+    two = train(tiny_llama, tmp_path, model, **changes)
+    np.testing.assert_allclose(losses(two), losses(one), rtol=2e-2)
+
+
+def test_a_file_of_deepspeeds_that_contradicts_the_config_is_refused(tiny_llama, tmp_path):
+    with pytest.raises(UserError, match=r"`zero_optimization.stage` is 2, but base.zero_stage is 0"):
+        train(tiny_llama, tmp_path, deepspeed="zero2")
+    file = tmp_path / "own.json"
+    for content, message in {
+        '{"train_batch_size": 7}': r"`train_batch_size` is 7, but base.batch_size is 12",
+        '{"optimizer": {"type": "Lamb"}}': r"`optimizer` is .*Lamb.*, but base.optimizer is adamw",
+        '{"fp16": {"enabled": true}}': r"`fp16.enabled` is true, but base.precision is fp32",
+        "{": "cannot be read as JSON",
+    }.items():
+        file.write_text(content)
+        with pytest.raises(UserError, match=message):
+            train(tiny_llama, tmp_path, deepspeed=str(file))
+    with pytest.raises(UserError, match=r"no such file; ready-made are zero0, zero1, zero2, zero2_offload"):
+        train(tiny_llama, tmp_path, deepspeed="zero4")
+
+
+def test_base_and_group_models_leave_adapters_that_peft_reads(tiny_llama, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    config = Config.parse(
+        {
+            "name": "answers",
+            "data": {"source": "yeast"},
+            "model": {"kind": "causal_lm", "path": tiny_llama},
+            "base": {"epochs": 1, "batch_size": 12, "learning_rate": 0.02},
+            "group_models": {"seeds": 1, "start": "base", "random_groupings": 0, "single_tasks": 0},
+        }
+    )
+    folder = StudyFolder.at(tmp_path / "study")
+    context = StageContext("base_model", config, folder, SUITE, LogReporter(), str(tmp_path / "scratch"))
+    train_base_model(context)
+    folder.write_json("groups.json", {"groups": [SUITE.names]})
+    train_group_models(replace(context, stage="group_models"))
+    per_task = folder.read_json("group_models/group-00/tasks.json")
+    assert list(per_task) == SUITE.names
+    assert all(0 <= task["exact_match"] <= 1 and task["test_loss"] < 6 for task in per_task.values())
+    model = build_model(config.model, SUITE.inputs.shape[1:], SUITE.tasks, 0).eval()
+    ids = torch.tensor([[1, 50, 60, 20]])
+    for place in ("base_model/adapter", "group_models/group-00"):
+        adapter = tmp_path / "study" / place
+        load_trained(model, load_adapter(adapter, config.model))
+        theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), adapter).eval()
+        torch.testing.assert_close(theirs(ids).logits, model.network(ids).logits)
+    test = split_losses(model, SUITE, TEST)
+    np.testing.assert_allclose([task["test_loss"] for task in per_task.values()], test, rtol=1e-5)
+
+
+def test_language_models_cannot_be_stacked(tiny_llama, tmp_path):
+    content = {"name": "answers", "data": {"source": "yeast"}, "group_models": {"trainer": "batched"}}
+    config = Config.parse({**content, "model": {"kind": "causal_lm", "path": tiny_llama}})
+    with pytest.raises(UserError, match=r"group_models.trainer is batched, but models of kind causal_lm"):
+        is_batched(config, SUITE)
