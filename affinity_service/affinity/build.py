@@ -16,6 +16,7 @@ from affinity_service.affinity.network import ValidationNetworks
 from affinity_service.affinity.trained import TrainedEstimator
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import MANY_TASKS, Config
+from affinity_service.config_models import PretrainedConfig
 from affinity_service.gradients.store import FeatureRows
 from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models import build_model
@@ -59,7 +60,8 @@ def runs_network(config: Config, weights: Mapping[str, Tensor], tasks: int) -> b
     wish = config.fits.evaluate
     if wish == "auto":
         small = sum(w.numel() for w in weights.values()) <= SMALL_NETWORK
-        return config.path_can_go and small and tasks <= MANY_TASKS
+        own_heads = not isinstance(config.model, PretrainedConfig)
+        return config.path_can_go and own_heads and small and tasks <= MANY_TASKS
     return wish == "network"
 
 

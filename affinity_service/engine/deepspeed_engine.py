@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from affinity_service.config import TrainConfig
 from affinity_service.engine.deepspeed_settings import merged
 from affinity_service.engine.train_job import ENGINE
+from affinity_service.models.optimizer import torch_optimizer
 from affinity_service.models.state import trained_parameters
 
 if not torch.cuda.is_available():
@@ -55,7 +56,10 @@ def start(model: nn.Module, config: TrainConfig, local_rank: int, passes: int, f
     }
     computed = _computed_buffers(model)
     engine, *_ = deepspeed.initialize(
-        model=model, optimizer=_optimizer(model, config), config=merged(further, settings), dist_init_required=False
+        model=model,
+        optimizer=torch_optimizer(list(trained_parameters(model).values()), config),
+        config=merged(further, settings),
+        dist_init_required=False,
     )
     for module, name, value in computed:
         setattr(module, name, value.to(getattr(module, name).device))
@@ -80,19 +84,6 @@ def save(engine: Any, directory: str) -> None:
 
 def load(engine: Any, directory: str) -> None:
     engine.load_checkpoint(directory, tag=ENGINE, load_module_strict=False)
-
-
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """An object: naming an optimizer in the settings makes DeepSpeed compile its own."""
-    return _optimizer_over([p for p in model.parameters() if p.requires_grad], config)
-
-
-def _optimizer_over(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    common: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=config.momentum, **common)
-    # Fused: one call for the hundreds of small parameters that heads are.
-    return torch.optim.AdamW(parameters, fused=True, **common)
 
 
 def full_state(engine: Any, config: TrainConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -126,7 +117,7 @@ def plain_optimizer(
     """An optimizer like the engine's, with copies of its state, over float32 parameters of these names. Every rank must
     call it."""
     parameters = {name: nn.Parameter(weights[name].clone()) for name in names}
-    optimizer = _optimizer_over(list(parameters.values()), config)
+    optimizer = torch_optimizer(list(parameters.values()), config)
     momentum = ("momentum_buffer",) if config.momentum else ()
     keys = ("exp_avg", "exp_avg_sq") if config.optimizer == "adamw" else momentum
     own = dict(engine.module.named_parameters())

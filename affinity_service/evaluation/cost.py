@@ -36,7 +36,7 @@ def cost_ratios(config: Config, folder: StudyFolder, suite: Suite, training: Tra
     size = Subsets.larger_size(config, work.tasks)
     layout = folder.read_json(LAYOUT)
     # A gradient is of one task's margin: its pass has no other head.
-    rows = 2 * len(pair_rows(suite)[0]) + landmark_rounds(config) * (layout["landmarks"] or 0)
+    rows = 2 * len(pair_rows(suite)[0]) + landmark_rounds(config, work) * (layout["landmarks"] or 0)
     passes = training_flops(work, 1) * rows + PROBE_SEEDS * _one_seed_of_probes(config, suite)
     if runs_network(config, work):
         # Every subset's losses are those of the network itself, with its own heads on its own examples.

@@ -89,9 +89,7 @@ class FineTuner:
             raise UserError("validation.oracle_seeds trains linearised networks, which this model is too large for: 0")
         else:
             same = weights is not None
-            self.trainer = PlainTrainer(
-                suite, training, build, device, record_test, same, config.gradients.batch_tokens
-            )
+            self.trainer = PlainTrainer(suite, training, build, device, record_test, same, config.base.tokens)
         self._flops, self._work = RunFlops(model, suite), Workload.of(config, suite)
         self._rows = max(training.batch_size, evaluated_together(device))
 

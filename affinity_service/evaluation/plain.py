@@ -80,7 +80,7 @@ class PlainTrainer:
         parameters = list(trained_parameters(model).values())
         optimizer = torch_optimizer(parameters, self.config)
         rows = self.suite.rows(TRAIN, run.tasks)
-        weights = task_weights(self.counts, run.tasks, len(rows)).to(self.device)
+        weights = task_weights(self.counts, run.tasks, len(rows), self.config.mixing_temperature).to(self.device)
         history: list[NDArray[np.float64]] = []
         tests: list[NDArray[np.float64]] = []
         best, best_loss, best_epoch = self._initial, np.inf, -1

@@ -28,7 +28,7 @@ from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models.losses import TaskLosses, task_weights
 from affinity_service.tasks.sampling import epoch_batches, steps_per_epoch
 from affinity_service.tasks.suite import TEST, TRAIN, VALIDATION, Suite
-from affinity_service.tasks.tokens import bounded_batches
+from affinity_service.tasks.tokens import TokenRows, bounded_batches
 
 # Rows of a forward pass of many models: as many as stay in a core's cache; a GPU takes more.
 EVALUATED_TOGETHER = {"cpu": 256}
@@ -98,6 +98,7 @@ class StackedTrainer:
         self.suite, self.config, self.build, self.device = suite, config, build, device
         self.record_test, self.linearised = record_test, linearised
         # One example more than there are, and one task, neither of which has labels: what is padded points there.
+        assert not isinstance(suite.inputs, TokenRows), "models of sequences are trained one by one"
         one_more = [(0, 1)] + [(0, 0)] * (suite.inputs.ndim - 1)
         self.inputs = torch.from_numpy(np.pad(suite.inputs, one_more)).to(device)
         self.labels = torch.from_numpy(np.pad(suite.labels, (0, 1), constant_values=np.nan)).to(device)

@@ -27,7 +27,6 @@ BASIS_TURNS = 12
 TRAINED_SEEDS, PROBE_SEEDS = 2, 3
 # Tasks of a probe, on average.
 PROBE_TASKS = 5
-SMALL_NETWORK = 2_000_000
 
 
 def forward_flops(work: Workload, tasks: float | None = None) -> float:
@@ -36,8 +35,8 @@ def forward_flops(work: Workload, tasks: float | None = None) -> float:
 
 
 def backward_flops(work: Workload, tasks: float | None = None) -> float:
-    """Gradients of all weights, and of all layers' inputs but the data."""
-    return 2 * forward_flops(work, tasks) - 2 * data_products(work)
+    """Gradients of all weights that train, and of all layers' inputs but the data."""
+    return 2 * forward_flops(work, tasks) - 2 * data_products(work) - 2 * work.frozen_products
 
 
 def data_products(work: Workload) -> int:
@@ -91,23 +90,32 @@ def gradient_flops(config: Config, work: Workload) -> float:
     products = work.body_products + work.width * sum(work.outputs) / work.tasks
     # With factors no gradient is formed but in the sums, of first and second powers; without them in every pass.
     passes = (4 if work.factored else 6) * products - 2 * data_products(work)
-    sums = 4 * products if work.factored else 0.0
+    sums = 4 * (products - work.frozen_products) if work.factored else 0.0
     reduced = work.body_parameters + (0 if work.heads_apart(config) else work.head_parameters)
     reduction, basis = 0.0, 0.0
     if settings.reduction == "factorised" and work.factored:
         reduction = 4 * math.sqrt(settings.most_dimensions) * sum(each.inputs + each.outputs for each in work.body)
     elif settings.reduction != "exact":
-        reduction = 2 * (work.dimension(config) + work.products(config)) * reduced
+        reduction = 2 * (work.products(config) * reduced + basis_products(config, work, reduced))
     if settings.reduction == "subspace":
         landmarks, width = min(settings.most_landmarks, sum(work.train)), basis_width(config, work)
-        basis = landmarks * landmark_rounds(config) * (passes + 2 * reduced * width)
+        formed = work.factor_products(config) or reduced * width
+        basis = landmarks * landmark_rounds(config, work) * (passes + 2 * formed)
         basis += BASIS_TURNS * work.basis_rows(config) * width**2
     return work.labels * (2 * passes + sums + reduction) + basis
 
 
-def landmark_rounds(config: Config) -> int:
+def basis_products(config: Config, work: Workload, reduced: float) -> float:
+    """Multiplications from one gradient of so many weights to its coordinates."""
+    factors = work.factor_products(config)
+    return work.dimension(config) * (work.basis_rows(config) if factors else reduced) + factors
+
+
+def landmark_rounds(config: Config, work: Workload) -> int:
     """How often the landmarks' gradients are formed: for each product of the range finder; with the plain metric for
-    the kernel, the means' part and the directions."""
+    the kernel, the means' part and the directions; once, where their coordinates by layer are kept."""
+    if work.factor_products(config):
+        return 1
     if config.gradients.reduction != "subspace":
         return 0
     return 2 * POWER_ITERATIONS + 2 if config.gradients.metric == "optimizer" else 3
@@ -139,9 +147,7 @@ def fit_flops(config: Config, work: Workload) -> float:
 
 def runs_network(config: Config, work: Workload) -> bool:
     wish = config.fits.evaluate
-    return wish == "network" or (
-        wish == "auto" and config.path_can_go and work.parameters <= SMALL_NETWORK and work.tasks <= MANY_TASKS
-    )
+    return wish == "network" or (wish == "auto" and config.path_can_go and work.stackable and work.tasks <= MANY_TASKS)
 
 
 def fine_tuning_flops(config: Config, work: Workload, tasks: float) -> float:
@@ -180,6 +186,7 @@ def path_flops(config: Config, work: Workload) -> float:
     # Of all subsets together: means per subset, and per member of one.
     means, squares = (members, _squared_sizes(config, work.tasks)) if apart else (0, 0)
     with_basis = 2.0 * work.basis_rows(config) * (work.dimension(config) + means / subsets.count)
+    with_basis += 2 * work.factor_products(config)
     if config.gradients.reduction == "exact":
         with_basis = 0.0
     looks = path_steps(config, work) / path_stride(work)

@@ -9,6 +9,7 @@ from typing import Any
 
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
+from affinity_service.config_models import PretrainedConfig
 from affinity_service.errors import UserError
 from affinity_service.planning.machine import inspect_machine
 from affinity_service.planning.plan import Plan, StagePlan, plan_study
@@ -185,6 +186,7 @@ def _rounded(config: Config, knob: str, value: int) -> int:
 def _planned(plan: Plan, knob: str, value: int) -> Plan:
     work = plan.work
     if knob == "model.hidden":
+        assert not isinstance(plan.config.model, PretrainedConfig), "has no widths"
         hidden = [min(width, value) for width in plan.config.model.hidden]
         work = replace(work, model=work.model.model_copy(update={"hidden": hidden}))
         return plan_study(_with(plan.config, knob, hidden), work, plan.machine)
@@ -193,7 +195,8 @@ def _planned(plan: Plan, knob: str, value: int) -> Plan:
 
 def _value(plan: Plan, knob: str) -> int:
     section, key = knob.split(".")
-    value = getattr(getattr(plan.config, section), key)
+    # A pretrained model has no widths to lower.
+    value = getattr(getattr(plan.config, section), key, 1)
     if value == "auto":
         return plan.work.dimension(plan.config)
     return max(value) if isinstance(value, list) else value

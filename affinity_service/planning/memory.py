@@ -70,10 +70,11 @@ def base_model_bytes(config: Config, work: Workload, machine: Machine, workers: 
     """Ranks share the batch; ZeRO splits moments (1), gradients (2) and weights (3) among them."""
     copies = {0: 4.0, 1: 2 + 2 / workers, 2: 1 + 3 / workers, 3: 4 / workers}[config.base.zero_stage]
     state = 4 * work.parameters * (TRAINING_COPIES - 4 + copies)
-    batch = max(config.base.batch_size // workers // config.base.accumulation, min(VALIDATION_CHUNK, work.rows[1]))
-    own = state + ROW_COPIES * 4 * batch * work.activations
+    rows = max(config.base.batch_size // workers // config.base.accumulation, min(VALIDATION_CHUNK, work.rows[1]))
+    batch = work.examples_in(rows, config.base.tokens)
+    own = state + ROW_COPIES * 4 * batch * work.activations + work.pretrained_bytes
     held = TRAIN_HELPERS + workers * (WORKER + own)
-    gpu = 4 * work.parameters * copies + ROW_COPIES * 4 * batch * work.activations
+    gpu = 4 * work.parameters * copies + ROW_COPIES * 4 * batch * work.activations + work.pretrained_bytes
     return _bytes(machine, work, held, workers, gpu, 8 * work.parameters)
 
 
@@ -98,7 +99,8 @@ def gradient_bytes(config: Config, work: Workload, machine: Machine, workers: in
         entries = work.parameters * d
         reduction = 4.0 * (entries if entries <= SIGN_CACHE else min(entries, SIGN_CHUNK))
         on_gpu = 2 * 4 * (batch * min(work.parameters, SIGN_CHUNK / d) + batch * d) + reduction
-    own = 4.0 * work.parameters * 2 + ROW_COPIES * 4 * batch * work.activations
+    together = work.examples_in(batch, settings.batch_tokens)
+    own = 4.0 * work.parameters * 2 + ROW_COPIES * 4 * together * work.activations + work.pretrained_bytes
     if not work.factored:
         own += ROW_COPIES * 4.0 * batch * work.parameters
     held = TRAIN_REMAINS + workers * (WORKER + own + sums + shard + reduction + on_gpu + 13 * work.labels) + 3 * anchor
@@ -153,7 +155,7 @@ def group_model_bytes(
 def _fit_heap(config: Config, work: Workload) -> float:
     d = work.stored_numbers(config)
     if config.affinity.estimator == "trained":
-        return FIT_OVERHEAD + 2.0 * STACK_BYTES
+        return FIT_OVERHEAD + (2.0 * STACK_BYTES if work.stackable else _plain_bytes(config, work))
     if config.solution == "path":
         moved = work.moved_weights(config, config.fits.sizes[1])
         numbers = PATH_COPIES * moved + _along_means(config, work)
@@ -165,10 +167,18 @@ def _fit_heap(config: Config, work: Workload) -> float:
             # Every task's curvature or its rows once more.
             more = 4.0 * d * sum(min(rows, d) for rows in work.train)
         held = _anchor(config, work) + more + 4.0 * together * numbers
-        return FIT_OVERHEAD + 2 * 4.0 * work.labels * d + held
+        # The process that fine-tunes probes fits no subsets then.
+        probes = 0.0 if work.stackable else _plain_bytes(config, work)
+        return FIT_OVERHEAD + max(2 * 4.0 * work.labels * d + held, probes)
     sample = 4 * d * min(sum(work.train), max(16 * work.tasks, REFERENCE_ROWS * d))
     features = 4 * work.labels * d
     return FIT_COPIES * features + 3 * sample + 2 * _curvature(config, work) + FIT_OVERHEAD
+
+
+def _plain_bytes(config: Config, work: Workload) -> float:
+    """Of one true training in a plain loop."""
+    examples = work.examples_in(config.base.batch_size, config.base.tokens)
+    return work.pretrained_bytes + 4 * (8 * work.parameters + ROW_COPIES * examples * work.activations)
 
 
 def _anchor(config: Config, work: Workload) -> float:

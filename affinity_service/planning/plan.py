@@ -13,9 +13,6 @@ from affinity_service.planning.machine import Machine
 from affinity_service.planning.workload import Workload, expected_epochs, expected_groups, fewest_epochs
 from affinity_service.stages import stages_of
 
-# As engine/group_models.py decides.
-STACKABLE_PARAMETERS = 2_000_000
-
 
 @dataclass(frozen=True)
 class StagePlan:
@@ -185,5 +182,4 @@ def trains_stacked(config: Config, work: Workload) -> bool:
     wish = config.group_models.trainer
     if wish != "auto":
         return wish == "batched"
-    small = work.parameters <= STACKABLE_PARAMETERS
-    return config.base.workers == 1 and config.base.precision == "fp32" and small
+    return config.base.workers == 1 and config.base.precision == "fp32" and work.stackable

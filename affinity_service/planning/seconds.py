@@ -24,6 +24,7 @@ from affinity_service.planning.flops import (
     path_stride,
     probed_groups,
     ridge_flops,
+    run_flops,
     training_flops,
 )
 from affinity_service.planning.machine import Machine
@@ -76,6 +77,9 @@ COUNTED = 120
 # float32 signs drawn per second, relative to elementwise operations.
 SIGN_ELEMENTS = 3
 BYTES_PER_SECOND = 3e8
+# Of pretrained networks: until one is loaded, the part of a large product's rate that a pass reaches, and how much
+# faster the products are in half precision where a core has instructions for them.
+LOAD, PRETRAINED_RATE, BF16_GAIN = 5.0, 0.6, 1.9
 
 
 def base_model_seconds(config: Config, work: Workload, machine: Machine, epochs: float, workers: int) -> float:
@@ -86,7 +90,7 @@ def base_model_seconds(config: Config, work: Workload, machine: Machine, epochs:
     # One pass backward per task, each of tiny operations.
     measurement = MEASURING * work.tasks * (len(work.body) + 1) * rates.operation
     step += measured_steps(config, work) / steps * measurement
-    products = base_model_flops(config, work, 1) / workers / (STACK_RATE * rates.gemm * _threads(config))
+    products = base_model_flops(config, work, 1) / workers / (_training_rate(config, work, machine) * _threads(config))
     checkpoint = EPOCH_REPORT * rates.overhead + 20 * work.parameters / BYTES_PER_SECOND
     work_seconds = epochs * (steps * step + products + checkpoint)
     return (TRAIN_START * rates.overhead + work_seconds) * rates.slowdown
@@ -95,7 +99,7 @@ def base_model_seconds(config: Config, work: Workload, machine: Machine, epochs:
 def gradient_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
     rates, settings, d = machine.rates, config.gradients, work.dimension(config)
     products = gradient_flops(config, work) / (REDUCTION_RATE * rates.gemm * _threads(config))
-    batches = math.ceil(work.labels / settings.batch_rows)
+    batches = math.ceil(work.labels / work.examples_in(settings.batch_rows, settings.batch_tokens))
     elements: float = work.labels * (3 * d + 6 * work.activations)
     if settings.reduction == "rademacher":
         elements += work.labels * work.body_parameters
@@ -104,7 +108,7 @@ def gradient_seconds(config: Config, work: Workload, machine: Machine, workers: 
         elements += SIGN_ELEMENTS * entries * (workers if entries <= SIGN_CACHE else batches)
     elif settings.reduction == "subspace":
         # The landmarks' gradients are formed again for each of the range finder's products.
-        passes = 1 + landmark_rounds(config) * min(settings.most_landmarks, sum(work.train)) / work.labels
+        passes = 1 + landmark_rounds(config, work) * min(settings.most_landmarks, sum(work.train)) / work.labels
         elements += passes * work.labels * work.body_parameters
     else:
         elements += 4 * work.labels * d
@@ -137,13 +141,25 @@ def subset_seconds(config: Config, work: Workload, machine: Machine, workers: in
 
 def fine_tuning_seconds(config: Config, work: Workload, machine: Machine, models: int, tasks: float) -> float:
     """A stack of so many true fine-tunings on so many tasks each."""
+    if not work.stackable:
+        one = run_flops(work, tasks) / (_training_rate(config, work, machine) * _threads(config))
+        return (LOAD + config.fits.epochs * models * one) * machine.rates.slowdown
     return config.fits.epochs * _stack_epoch(config, work, machine, models, tasks) * machine.rates.slowdown
+
+
+def _training_rate(config: Config, work: Workload, machine: Machine) -> float:
+    """FLOPs per second and thread of a training's products."""
+    if work.stackable:
+        return STACK_RATE * machine.rates.gemm
+    return PRETRAINED_RATE * machine.rates.gemm * (BF16_GAIN if config.base.precision == "bf16" else 1)
 
 
 def trained_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
     """All subsets truly fine-tuned, a tile at a time."""
     subsets = Subsets.of(config, work.tasks)
     count, tasks = TRAINED_SEEDS * subsets.count, subsets.memberships / subsets.count
+    if not work.stackable:
+        return math.ceil(count / workers) * fine_tuning_seconds(config, work, machine, 1, tasks)
     columns = work.columns_of(tasks)
     one = stacked_model_bytes(work.parameters_with(columns), config.base.batch_size, work.activations_with(columns))
     together = min(TRAINED_SEEDS * config.fits.tile, max(1, int(STACK_BYTES / one)))

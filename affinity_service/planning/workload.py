@@ -10,9 +10,12 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from affinity_service.config import LARGEST_HEAD, MANY_TASKS, Config, GroupModelConfig, TrainConfig
-from affinity_service.config_models import ModelConfig, SAGEConfig, SIGNConfig, check_inputs
+from affinity_service.config_models import ModelConfig, PretrainedConfig, SAGEConfig, SIGNConfig, check_inputs
 from affinity_service.evaluation.run import stack_lengths
 from affinity_service.tasks.suite import SPLITS, TRAIN, VALIDATION, Suite
+
+# As engine/group_models.py decides.
+STACKABLE_PARAMETERS = 2_000_000
 
 
 class SharedLayer(NamedTuple):
@@ -57,8 +60,18 @@ class Workload:
     nodes: int = 0
     edges: int = 0
 
+    @staticmethod
+    def of(config: Config, suite: Suite) -> Workload:
+        if isinstance(config.model, PretrainedConfig):
+            # Networks are counted with the help of this module.
+            from affinity_service.planning.language import pretrained_workload
+
+            return pretrained_workload(config, suite)
+        return Workload.counted(config, suite)
+
     @classmethod
-    def of(cls, config: Config, suite: Suite) -> Workload:
+    def counted(cls, config: Config, suite: Suite) -> Workload:
+        """Without a look at the network."""
         train, validation, test = (suite.count(code, range(len(suite.tasks))) for code in range(len(SPLITS)))
         return cls(
             examples=len(suite),
@@ -101,8 +114,32 @@ class Workload:
         return not isinstance(self.model, SAGEConfig)
 
     @property
+    def frozen_products(self) -> int:
+        """Those of them whose weights do not train."""
+        return 0
+
+    @property
+    def stackable(self) -> bool:
+        """Whether many models can be trained as one stack."""
+        return self.parameters <= STACKABLE_PARAMETERS
+
+    @property
+    def pretrained_bytes(self) -> float:
+        """Of the weights that a process loads."""
+        return 0.0
+
+    def examples_in(self, examples: int, tokens: int) -> float:
+        """Of a pass that may take so many, or so many tokens of texts."""
+        return examples
+
+    def factor_products(self, config: Config) -> float:
+        """Multiplications from weights to the coordinates of layers' factors, where a basis has those."""
+        return 0.0
+
+    @property
     def width(self) -> int:
         """What the heads read."""
+        assert not isinstance(self.model, PretrainedConfig), "counted by a network of its own"
         return self.model.hidden[-1]
 
     @property
@@ -268,6 +305,7 @@ def shared_layers(model: ModelConfig, input_shape: Sequence[int]) -> tuple[Share
         The model cannot read them.
     """
     check_inputs(model, input_shape)
+    assert not isinstance(model, PretrainedConfig), "counted by a network of its own"
     if isinstance(model, SAGEConfig):
         return _sage_layers(model, input_shape)
     first: tuple[SharedLayer, ...] = ()
