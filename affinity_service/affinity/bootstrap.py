@@ -76,8 +76,8 @@ def example_errors(
 
 def _of_task(coordinates: NDArray[np.float32], slot: int, head: int, rows: TaskRows) -> NDArray[np.float32]:
     """(d + h,) of a subset's coordinates, those that the features of the task in this slot are multiplied with."""
-    if not head:
-        return coordinates
     shared = rows.features.shape[1] - head
+    if not head:
+        return coordinates[:shared]
     first = shared + slot * head
     return np.concatenate([coordinates[:shared], coordinates[first : first + head]])

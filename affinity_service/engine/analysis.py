@@ -59,10 +59,11 @@ def _example_errors(context: StageContext, subsets: Sequence[Sequence[int]], fit
 
     store = FeatureStore(context.folder)
     rows = store.rows(VALIDATION)
-    # Fits by a penalty move no heads.
-    own = 0 if context.config.solution == "ridge" else store.own_coordinates
-    if own != store.own_coordinates:
-        rows = replace(rows, features=rows.features[:, : -store.own_coordinates], products=None)
+    own = store.own_coordinates
+    if context.config.solution == "ridge":
+        # Fits by a penalty move no heads, and nothing along a subset's own means.
+        shared = rows.features.shape[1] - own
+        rows, own = replace(rows, features=rows.features[:, :shared], products=None), 0
     arrays = (rows.features, rows.margins, rows.targets, rows.task_of_row.astype(np.int64))
     features, margins, targets, task_of_row = (torch.from_numpy(array.copy()) for array in arrays)
     squared = [task.kind == "regression" for task in context.suite.tasks]

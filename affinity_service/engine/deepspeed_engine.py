@@ -57,6 +57,7 @@ def start(model: nn.Module, config: TrainConfig, local_rank: int, passes: int, f
     computed = _computed_buffers(model)
     engine, *_ = deepspeed.initialize(
         model=model,
+        # An object: naming an optimizer in the settings makes DeepSpeed compile its own.
         optimizer=torch_optimizer(list(trained_parameters(model).values()), config),
         config=merged(further, settings),
         dist_init_required=False,

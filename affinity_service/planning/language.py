@@ -146,11 +146,16 @@ def pretrained_workload(config: Config, suite: Suite) -> PretrainedWorkload:
     )
 
 
-@lru_cache(maxsize=4)
 def network_size(config: PretrainedConfig) -> NetworkSize:
     """Counted on a network without numbers."""
+    return _network_size(type(config), config.model_dump_json())
+
+
+@lru_cache(maxsize=4)
+def _network_size(kind: type[PretrainedConfig], content: str) -> NetworkSize:
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+    config = kind.model_validate_json(content)
     found = AutoConfig.from_pretrained(pretrained_folder(config.path))
     causal = isinstance(config, CausalLMConfig)
     with torch.device("meta"):

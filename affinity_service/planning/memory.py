@@ -44,6 +44,8 @@ SIGN_CACHE = 1 << 26
 # Bytes of a row of the feature store beside its features; rows of a fit table beside its weights.
 STORE_COLUMNS = 25
 VALIDATION_CHUNK = 4096
+# Of the bytes of tokens, while texts are read and tokenised.
+TEXT_COPIES = 20
 # Entries of a chunk of gradients in gradients/projection.py.
 BASIS_CHUNK = 1 << 24
 # Of affinity/linearized.py: memory of displacements, numbers per weight.
@@ -64,6 +66,11 @@ class Bytes:
 def stacked_model_bytes(parameters: float, rows: int, activations: float) -> float:
     """One model of a stack that passes so many rows at a time."""
     return 4 * (STACK_COPIES * parameters + ROW_COPIES * rows * activations)
+
+
+def text_bytes(config: Config, work: Workload, machine: Machine) -> Bytes:
+    """Texts, their tokens as Python has them, and the arrays of them."""
+    return with_common(machine, work, TEXT_COPIES * work.suite_bytes, 2 * work.suite_bytes)
 
 
 def base_model_bytes(config: Config, work: Workload, machine: Machine, workers: int) -> Bytes:

@@ -128,6 +128,10 @@ def plan_study(config: Config, work: Workload, machine: Machine) -> Plan:
                 graphs.suite_seconds(*base, preparing),
             ),
         )
+    elif config.data.prepared:
+        prepared = (
+            row("suite", 1, memory.text_bytes(config, work, machine), 0.0, seconds.text_seconds(work, machine)),
+        )
     stages = (
         *prepared,
         row(

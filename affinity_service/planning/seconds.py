@@ -79,7 +79,13 @@ SIGN_ELEMENTS = 3
 BYTES_PER_SECOND = 3e8
 # Of pretrained networks: until one is loaded, the part of a large product's rate that a pass reaches, and how much
 # faster the products are in half precision where a core has instructions for them.
+TEXT_START, TEXT_SECONDS = 1.0, 2e-4
 LOAD, PRETRAINED_RATE, BF16_GAIN = 5.0, 0.6, 1.9
+
+
+def text_seconds(work: Workload, machine: Machine) -> float:
+    """Reading and tokenising; transformers is imported first."""
+    return (TEXT_START + TEXT_SECONDS * work.examples) * machine.rates.overhead * machine.rates.slowdown
 
 
 def base_model_seconds(config: Config, work: Workload, machine: Machine, epochs: float, workers: int) -> float:
