@@ -102,23 +102,6 @@ def test_bf16_with_offloaded_weights_and_checkpointing_learns_nearly_the_same(on
     np.testing.assert_allclose(losses(two), losses(one), rtol=2e-2)
 
 
-def test_a_file_of_deepspeeds_that_contradicts_the_config_is_refused(tiny_llama, tmp_path):
-    with pytest.raises(UserError, match=r"`zero_optimization.stage` is 2, but base.zero_stage is 0"):
-        train(tiny_llama, tmp_path, deepspeed="zero2")
-    file = tmp_path / "own.json"
-    for content, message in {
-        '{"train_batch_size": 7}': r"`train_batch_size` is 7, but base.batch_size is 12",
-        '{"optimizer": {"type": "Lamb"}}': r"`optimizer` is .*Lamb.*, but base.optimizer is adamw",
-        '{"fp16": {"enabled": true}}': r"`fp16.enabled` is true, but base.precision is fp32",
-        "{": "cannot be read as JSON",
-    }.items():
-        file.write_text(content)
-        with pytest.raises(UserError, match=message):
-            train(tiny_llama, tmp_path, deepspeed=str(file))
-    with pytest.raises(UserError, match=r"no such file; ready-made are zero0, zero1, zero2, zero2_offload"):
-        train(tiny_llama, tmp_path, deepspeed="zero4")
-
-
 def test_base_and_group_models_leave_adapters_that_peft_reads(tiny_llama, tmp_path):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
