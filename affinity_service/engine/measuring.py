@@ -42,7 +42,9 @@ class PlainModel:
     def _sums(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         inputs, labels = batch
         # In double: what a step changes of a loss is a matter of the last digits of its sum.
-        return self.losses(model(inputs), labels).double().sum(dim=0), (~labels.isnan()).sum(dim=0)
+        return self.losses(model(inputs, range(labels.shape[1])), labels).double().sum(dim=0), (~labels.isnan()).sum(
+            dim=0
+        )
 
 
 class Recorder:
