@@ -52,7 +52,7 @@ def test_settings_of_deepspeed_travel_whether_ready_made_or_not(tmp_path):
 def test_a_relative_model_must_travel_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "llama").mkdir()
-    config = Config.parse({"name": "mine", "data": YEAST, "model": {"kind": "causal_lm", "path": "llama"}})
+    config = Config.parse({"name": "mine", "data": {"source": "cldr"}, "model": {"kind": "causal_lm", "path": "llama"}})
     with pytest.raises(UserError, match=r"`model.path`: llama is relative"):
         check_data_paths(config, None)
     check_data_paths(config, tmp_path)
