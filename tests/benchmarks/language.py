@@ -49,7 +49,7 @@ def function_vectors(rows: Path) -> dict[str, Any]:
         "model": {"kind": "causal_lm", "path": MODEL},
         "base": {"epochs": 10, "patience": 3, "batch_size": 16, "learning_rate": 2e-4, "precision": "bf16"},
         "gradients": {"dimension": 200, "landmarks": 500},
-        "fits": {"subsets": 100, "sizes": [2, 5], "epochs": 2, "probes": 4},
+        "fits": {"subsets": 100, "sizes": [3, 5], "epochs": 2, "probes": 4},
         "validation": {"subsets": 30, "sizes": [2, 5], "anchors": 3, "seeds": 2, "recipe_seeds": 3, "tile": 2},
         "groups": {"k": 4},
     }
@@ -58,7 +58,7 @@ def function_vectors(rows: Path) -> dict[str, Any]:
 def fidelity(folder: Path) -> None:
     rows = folder / "function_vectors.parquet"
     if not rows.exists():
-        import_function_vectors(DATA / "function_vectors", rows)
+        import_function_vectors(str(DATA / "function_vectors"), str(rows))
     config = Config.parse(function_vectors(rows), name="function_vectors")
     study = Study.run(config, folder / config.name, reporter=LogReporter(), until="validation")
     stages(study)
