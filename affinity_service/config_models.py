@@ -63,6 +63,11 @@ class PretrainedConfig(StageConfig):
         [], description="without an adapter: patterns of parameter names that train; all when empty"
     )
     checkpointing: bool = Execution(False, description="compute activations again in the backward pass, to save memory")
+    max_memory: dict[str, str] | None = Execution(
+        None,
+        description="of gradient features: what weights may take of each device, such as {0: 20GiB, cpu: 60GiB}; the rest "
+        "lies on the disk; null: all on one device",
+    )
 
     @model_validator(mode="after")
     def _adapter_or_weights(self) -> Self:

@@ -6,6 +6,7 @@ means), made once by one actor; the features.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.torch import load as load_safetensors
 
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
+from affinity_service.config_models import PretrainedConfig
 from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.placement import workers_with_room
 from affinity_service.engine.pool import ACTOR_RETRIES, map_unordered, result
@@ -31,6 +33,7 @@ from affinity_service.gradients.store import LAYOUT, pair_rows, shard_facts, sha
 from affinity_service.gradients.sums_file import SUMS, read_sums, sums_name, write_sums
 from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models import build_model
+from affinity_service.models.placement import spread
 from affinity_service.models.state import load_trained, trained_shapes
 from affinity_service.tasks.suite import TRAIN, Suite
 
@@ -56,7 +59,12 @@ class GradientActor:
         model = build_model(config.model, suite.inputs.shape[1:], suite.tasks, config.base.seed)
         load_trained(model, load_safetensors(self.folder.read_bytes("base_model/model.safetensors")))
         self.space = WeightSpace(trained_shapes(model), config.gradients.layers)
-        self.gradients = per_example_gradients(model.to(self.device), suite, config.gradients)
+        if isinstance(config.model, PretrainedConfig) and config.model.max_memory is not None:
+            self.scratch = tempfile.TemporaryDirectory(prefix="affinity-weights-")
+            model = spread(model, config.model, self.scratch.name)
+        else:
+            model = model.to(self.device)
+        self.gradients = per_example_gradients(model, suite, config.gradients)
         self.apart = heads_apart(config, model, len(suite.tasks))
         self.split, self.task, self.example = pair_rows(suite)
         self.suite = suite

@@ -57,7 +57,7 @@ def pair_batches(
     gradients: Gradients, suite: Suite, example: NDArray[np.int64], task: NDArray[np.int32], batch_rows: int
 ) -> Iterator[PairBatch]:
     """Of the pairs (example[i], task[i]), so many at most; sequences with others of about their length."""
-    device = next(gradients.model.parameters()).device
+    device = gradients.device
     tokens = gradients.tokens if isinstance(gradients, StreamedGradients) else 0
     for places in bounded_batches(suite.inputs, example, batch_rows, tokens):
         rows, own = example[places], task[places]

@@ -78,6 +78,7 @@ class PerExampleGradients:
 
     def __init__(self, model: nn.Module, tasks: Sequence[Task], hooks: bool = True) -> None:
         self.model = model.eval()
+        self.device = next(model.parameters()).device
         self.tasks = tasks
         self.linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
         self.heads = {name: m for name, m in model.named_modules() if isinstance(m, TaskHeads)}

@@ -60,7 +60,7 @@ def gradient_sums(
     UserError
         A gradient is not finite: the base model diverged.
     """
-    device = next(gradients.model.parameters()).device
+    device = gradients.device
     present = np.unique(task)
     place = torch.zeros(len(suite.tasks), dtype=torch.long)
     place[torch.as_tensor(present, dtype=torch.long)] = torch.arange(len(present))

@@ -47,6 +47,8 @@ class StreamedGradients:
     def __init__(self, model: nn.Module, tasks: Sequence[Task], tokens: int) -> None:
         self.model, self.tasks, self.tokens = model.eval(), tasks, tokens
         self.layers = _trained_layers(model)
+        # Where what trains lies: the rest may be anywhere, see models/placement.py.
+        self.device = next(iter(trained_parameters(model).values())).device
         # transformers' layers make their checkpoints in training mode only; what lies in them stays as it is.
         for module in model.modules():
             if getattr(module, "gradient_checkpointing", False):
@@ -56,7 +58,7 @@ class StreamedGradients:
     def __call__(self, inputs: Tensor, task: Tensor, label: Tensor) -> Iterator[tuple[Tensor, Callable[[Visit], None]]]:
         """Margins (B,), and a function that takes the pass backward and gives every block to the visitor; to be called
         once, while the context lasts: until then no weight asks for a gradient of its own."""
-        taps = _Taps(self.layers)
+        taps = _Taps(self.layers, self.device)
         requested = task.unique().tolist()
         trained = list(trained_parameters(self.model).values())
         for parameter in trained:
@@ -80,8 +82,9 @@ class _Taps:
     """Hooks on the layers, for one forward pass and the backward pass after it, which may go forward again through
     layers whose activations were not kept."""
 
-    def __init__(self, layers: dict[str, nn.Module]) -> None:
-        self.layers = layers
+    def __init__(self, layers: dict[str, nn.Module], device: torch.device) -> None:
+        # Layers may lie on several devices; their gradients meet on one.
+        self.layers, self.device = layers, device
         # What autograd is asked the gradient of: every tap depends on it.
         self.origin = torch.zeros((), requires_grad=True)
         self.visit: Visit | None = None
@@ -111,7 +114,7 @@ class _Taps:
         layer = self.layers[name]
         if isinstance(layer, nn.Linear):
             # One token per example where the layer sees vectors.
-            left, right = (x.reshape(len(x), -1, x.shape[-1]) for x in (error, activation))
+            left, right = (x.reshape(len(x), -1, x.shape[-1]).to(self.device) for x in (error, activation))
             self.visit(GradientBlock(f"{name}.weight", None, left, right))
             if layer.bias is not None:
                 self.visit(GradientBlock(f"{name}.bias", None, left.sum(dim=1)))
@@ -120,7 +123,7 @@ class _Taps:
             found = _by_vjp(layer, activation, error)
             self._at_work = False
             for own, gradient in found.items():
-                self.visit(GradientBlock(f"{name}.{own}", None, gradient.flatten(1)))
+                self.visit(GradientBlock(f"{name}.{own}", None, gradient.flatten(1).to(self.device)))
 
 
 class _Tap(torch.autograd.Function):
