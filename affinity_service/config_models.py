@@ -65,8 +65,8 @@ class PretrainedConfig(StageConfig):
     checkpointing: bool = Execution(False, description="compute activations again in the backward pass, to save memory")
     max_memory: dict[str, str] | None = Execution(
         None,
-        description="of gradient features: what weights may take of each device, such as {0: 20GiB, cpu: 60GiB}; the rest "
-        "lies on the disk; null: all on one device",
+        description="of gradient features: what weights may take of each device, such as {0: 20GiB, cpu: 60GiB}; "
+        "the rest lies on the disk; null: all on one device",
     )
 
     @model_validator(mode="after")
