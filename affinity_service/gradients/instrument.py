@@ -139,7 +139,8 @@ class Instrument:
 
     def _detached(self, weights: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         return {
-            name: (parameter if weights is None else weights[name]).detach()
+            # Frozen ones are those of the model, whatever is passed in.
+            name: (parameter if weights is None else weights.get(name, parameter)).detach()
             for name, parameter in self._model.named_parameters()
         }
 

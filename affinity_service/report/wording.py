@@ -76,6 +76,9 @@ def _scaled(value: float, base: float, units: list[str]) -> str:
 
 def loss_unit(kinds: Iterable[str]) -> str:
     """The unit of a loss averaged over tasks of these kinds; the glossary says what a mixed one is."""
+    kinds = set(kinds)
+    if kinds == {"sequence"}:
+        return "nats per answer token"
     regression = {kind == "regression" for kind in kinds}
     if regression == {True}:
         return "half squared standard deviations"
