@@ -189,10 +189,6 @@ def is_batched(config: Config, suite: Suite) -> bool:
     """Whether models are small plain loops; large ones, or trainings over several workers, go through Ray Train."""
     wish = config.group_models.trainer
     if isinstance(config.model, PretrainedConfig):
-        if wish == "batched":
-            raise UserError(
-                f"group_models.trainer is batched, but models of kind {config.model.kind} cannot be stacked: use auto"
-            )
         return False
     if wish != "auto":
         return wish == "batched"

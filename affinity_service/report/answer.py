@@ -8,7 +8,7 @@ from affinity_service.evaluation.outcomes import RANDOM
 from affinity_service.report import facts
 from affinity_service.report.contents import Contents
 from affinity_service.report.language import pretrained
-from affinity_service.report.wording import loss_unit
+from affinity_service.tasks.units import loss_unit
 
 
 def answer(contents: Contents) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from affinity_service.config_models import PretrainedConfig
 from affinity_service.config_text_suites import LanguageSource
 from affinity_service.errors import UserError
 from affinity_service.evaluation.outcomes import GROUPS
-from affinity_service.report.wording import loss_unit
 from affinity_service.stages import estimates_identity
 from affinity_service.tables import read_table
+from affinity_service.tasks.units import loss_unit
 
 # What one step takes from a loss is shown in millionths of it.
 MILLION = 1e6

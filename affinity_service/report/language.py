@@ -117,7 +117,7 @@ def loading_code(config: PretrainedConfig, folder: str) -> str:
         place, further = repr(str(path.parent)), f", gguf_file={path.name!r}"
     base = f"{auto}.from_pretrained({place}{further})"
     if config.adapter is not None:
-        lines += ["from peft import PeftModel", f"model = PeftModel.from_pretrained({base}, {folder!r})"]
+        lines += ["from peft import PeftModel", f"base = {base}", f"model = PeftModel.from_pretrained(base, {folder!r})"]
     else:
         own = f"{folder}/model.safetensors"
         lines += [

@@ -55,3 +55,27 @@ def test_mistakes_are_named(data, message):
 def test_texts_need_a_language_model():
     with pytest.raises(UserError, match=r"data.source cldr needs model.kind causal_lm, found mlp"):
         parsed({"source": "cldr"}, {"hidden": [4]})
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"fits": {"evaluate": "network"}}, r"fits.evaluate network .* kind causal_lm are too large for: use auto"),
+        ({"group_models": {"trainer": "batched"}}, r"group_models.trainer batched stacks models, .* use auto"),
+        ({"validation": {"oracle_seeds": 2}}, r"validation.oracle_seeds 2 trains linearised models, .* use 0"),
+        (
+            {"schedule": {"tau": 0.1}, "base": {"precision": "bf16"}},
+            "schedule leaves the heads .* found zero_stage 0, precision bf16",
+        ),
+    ],
+)
+def test_what_only_small_models_can_do_is_refused_before_anything_runs(section, message):
+    content = {"name": "x", "data": {"source": "text", "path": "p"}, "model": MODEL}
+    with pytest.raises(UserError, match=message):
+        Config.parse({**content, **section})
+
+
+@pytest.mark.parametrize("section", [{"affinity": {"estimator": "lookahead"}}, {"measure": {"always": True}}])
+def test_affinities_can_be_measured_while_a_language_model_trains(section):
+    content = {"name": "x", "data": {"source": "text", "path": "p"}, "model": MODEL}
+    assert Config.parse({**content, **section}).measuring is not None
