@@ -61,7 +61,7 @@ def print_fidelity(fidelity: dict[str, Any]) -> None:
 
 
 def print_groups(groups: list[list[str]], stored: dict[str, Any]) -> None:
-    view = Table("group", right("size"), "tasks", title=f"{len(groups)} groups by {stored['method']}",
+    view = Table("group", right("size"), "tasks", title=f"{len(groups)} group{'s' * (len(groups) != 1)} by {stored['method']}",
                  title_justify="left")  # fmt: skip
     many = sum(len(names) for names in groups) > _MANY
     for index, names in enumerate(groups):
@@ -74,7 +74,13 @@ def print_groups(groups: list[list[str]], stored: dict[str, Any]) -> None:
 
 
 def print_networks(found: TaskNetworks) -> None:
-    view = Table("network", "tasks", "serves", title=f"{len(found.tasks)} networks", title_justify="left")
+    view = Table(
+        "network",
+        "tasks",
+        "serves",
+        title=f"{len(found.tasks)} network{'s' * (len(found.tasks) != 1)}",
+        title_justify="left",
+    )
     many = len(found.served_by) > _MANY
     width = (out.width - _BESIDE) // 2 if many else None
     for index, names in enumerate(found.tasks):

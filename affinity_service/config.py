@@ -327,7 +327,9 @@ class Config(StageConfig):
         }
         for key, (found, what, instead) in refused.items():
             if found:
-                raise ValueError(f"{key} {what}, which models of kind {self.model.kind} are too large for: use {instead}")
+                raise ValueError(
+                    f"{key} {what}, which models of kind {self.model.kind} are too large for: use {instead}"
+                )
         return self
 
     @model_validator(mode="after")

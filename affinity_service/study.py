@@ -197,8 +197,8 @@ class Study:
         require_losses(self.config, "add_task")
         if isinstance(self.config.model, PretrainedConfig):
             raise UserError(
-                f"task `{name}`: add_task fits a head on a small model's body, and models of kind "
-                f"{self.config.model.kind} have none; put the task's examples into the data and run the study again"
+                f"task `{name}`: add_task fits a head to vectors or a graph, not beside models of kind "
+                f"{self.config.model.kind}; put the task's examples into the data and run the study again"
             )
         # One at a time, and none while a driver may compute the features again.
         with driver_lock(self.folder) as check:

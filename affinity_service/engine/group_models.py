@@ -83,7 +83,11 @@ def train_group_models(context: StageContext) -> StageOutcome:
     for trial in trials:
         for row in read_table(folder, trial.results).to_pylist():
             outcomes[Run(tuple(row["tasks"]), row["seed"])] = row
-    write_table(folder, "group_models/results.parquet", _results([(p, outcomes[p.run]) for p in planned], suite.names, isinstance(config.model, CausalLMConfig)))
+    write_table(
+        folder,
+        "group_models/results.parquet",
+        _results([(p, outcomes[p.run]) for p in planned], suite.names, isinstance(config.model, CausalLMConfig)),
+    )
     for index, group in enumerate(groups):
         _keep_best(context, trials, tuple(sorted(group)), outcomes, index)
     return StageOutcome(sum(row["flops"] for row in outcomes.values()), min(settings.workers, max(1, len(missing))))
@@ -96,7 +100,9 @@ def _trials(runs: Sequence[Run], kept: set[Run], asked: set[Run], config: Config
     lengths = stack_lengths([len(run.tasks) for run in unique], size)
     starts = accumulate(lengths, initial=0)
     chunks = [unique[start : start + length] for start, length in zip(starts, lengths, strict=False)]
-    return [Trial(tuple(chunk), *(tuple(run for run in chunk if run in own) for own in (kept, asked))) for chunk in chunks]
+    return [
+        Trial(tuple(chunk), *(tuple(run for run in chunk if run in own) for own in (kept, asked))) for chunk in chunks
+    ]
 
 
 def _tune(context: StageContext, trials: Sequence[Trial], models: int) -> None:

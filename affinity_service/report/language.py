@@ -3,6 +3,7 @@ right, and how its group models are loaded without this package."""
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import PurePosixPath
 from typing import Any
@@ -94,6 +95,7 @@ def models(contents: Contents) -> Values | None:
         "groups": contents.groups,
         "code": loading_code(config, "STUDY/group_models/group-00"),
         "prompt": data.prompt if isinstance(data, LanguageSource) else None,
+        "quoted": json.dumps(getattr(data, "prompt", ""), ensure_ascii=False),
         "heads": isinstance(config, EncoderConfig),
     }
 
@@ -117,7 +119,11 @@ def loading_code(config: PretrainedConfig, folder: str) -> str:
         place, further = repr(str(path.parent)), f", gguf_file={path.name!r}"
     base = f"{auto}.from_pretrained({place}{further})"
     if config.adapter is not None:
-        lines += ["from peft import PeftModel", f"base = {base}", f"model = PeftModel.from_pretrained(base, {folder!r})"]
+        lines += [
+            "from peft import PeftModel",
+            f"base = {base}",
+            f"model = PeftModel.from_pretrained(base, {folder!r})",
+        ]
     else:
         own = f"{folder}/model.safetensors"
         lines += [

@@ -50,7 +50,9 @@ def groups(contents: Contents) -> Values | None:
             among = ~np.eye(len(names), dtype=bool)
             mates = [float(values[block][among].mean()) for values in both]
         gains = {} if results is None else facts.gains_of(results, names)
-        rows.append({"index": index, "tasks": names, "mates": mates, "gains": gains, "answers": group_answers(contents, names)})
+        rows.append(
+            {"index": index, "tasks": names, "mates": mates, "gains": gains, "answers": group_answers(contents, names)}
+        )
     estimated = decimals_for([value for row in rows for value in row["mates"]])
     measured = [gain for row in rows for gain in row["gains"].values()]
     return {
