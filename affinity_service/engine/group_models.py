@@ -46,8 +46,8 @@ REFUSED = "refused"
 
 @dataclass(frozen=True)
 class Trial:
-    """Runs trained together; `kept` are those whose weights a group model is chosen from, `asked` those that answer test
-    examples where they are language models."""
+    """Runs trained together; `kept` are those whose weights a group model is chosen from, `asked` those that answer
+    test examples where they are language models."""
 
     runs: tuple[Run, ...]
     kept: tuple[Run, ...]

@@ -42,7 +42,8 @@ class Contents:
     calibration : what the fits' probes said; None without probes.
     fidelity : `fidelity.json`, only while it is of the present estimates.
     measurements, schedule : what the base model's training measured, and which tasks took turns in it.
-    weights : of a pretrained model, shapes of what trains by name. samples : of texts, per task a question and its answer.
+    weights : of a pretrained model, shapes of what trains by name.
+    samples : of texts, a question and its answer per task.
     unfinished : stages that have begun and not ended: what comes after them may belong to an earlier run.
     """
 

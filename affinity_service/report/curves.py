@@ -24,8 +24,17 @@ def draw_training(history: Mapping[str, Any], unit: str) -> Markup:
     figure = new_figure(7.2, 2.9)
     axes = figure.add_axes((0.1, 0.16, 0.88, 0.8))
     # A line of one epoch would not be seen, nor would its axis know whole epochs.
-    single = {"marker": "o", "markersize": 4} if len(epochs) == 1 else {}
-    axes.plot(epochs, losses["train"], color=PLAIN, linewidth=1.4, linestyle="--", label="training", **single)
+    marker = "o" if len(epochs) == 1 else ""
+    axes.plot(
+        epochs,
+        losses["train"],
+        color=PLAIN,
+        linewidth=1.4,
+        linestyle="--",
+        label="training",
+        marker=marker,
+        markersize=4,
+    )
     axes.plot(epochs, losses["validation"], color=HELP, linewidth=1.8, label="validation")
     if best in epochs:
         value = losses["validation"][epochs.index(best)]
