@@ -76,7 +76,7 @@ def shown(page: str, key: str) -> str:
 def test_the_model_and_what_of_it_trains_are_named(page: str) -> None:
     text = shown(page, "base_model")
     assert "the language model Small-1M.gguf from the Python package small_model" in text
-    assert "LoRA adapters of rank 8 train beside 6 of its linear layers ( q_proj , v_proj ), 384 weights in all" in text
+    assert "LoRA adapters of rank 8 train beside 6 linear layers ( q_proj , v_proj ), 384 weights in all" in text
     assert "one base model ( Small-1M.gguf with LoRA adapters)" in text_of(page)
 
 
@@ -188,3 +188,24 @@ def test_the_loading_lines_work_as_they_stand(tiny_llama: str, tmp_path: Path) -
         found: dict = {}
         exec(loading_code(config, str(folder)), found)
         assert sum(weight.numel() for weight in found["model"].parameters()) > 0
+
+
+def test_an_encoder_reads_texts_and_has_labels(tmp_path: Path) -> None:
+    folder = write_study(tmp_path)
+    content = Config.from_yaml(folder.read_bytes("config.yaml").decode()).model_dump(mode="json")
+    content["data"] = {"source": "python", "function": "some:texts"}
+    content["model"] = {"kind": "encoder", "path": "models/bert"}
+    folder.write_bytes("config.yaml", Config.parse(content).to_yaml().encode())
+    folder.write_json("suite.json", {**folder.read_json("suite.json"), "input_shape": [2, 30]})
+    weights = {"network.a.lora_A.default.weight": np.zeros((2, 3)), "network.a.lora_B.default.weight": np.zeros((3, 2))}
+    heads = {"heads.weight": np.zeros((6, 3)), "heads.bias": np.zeros(6)}
+    folder.write_bytes("base_model/model.safetensors", save({**weights, **heads}))
+    page = page_of(folder)
+    assert "the text encoder models/bert" in shown(page, "base_model")
+    assert "beside 1 linear layer ( a ), 12 weights in all. The heads of the tasks have 24 more." in shown(
+        page, "base_model"
+    )
+    assert "Each is a text of at most 30 tokens. An example need not" in shown(page, "data")
+    assert "train labels positive" in shown(page, "data")
+    assert "heads.safetensors" in shown(page, "models")
+    assert "AutoModel.from_pretrained('models/bert')" in html.unescape(section(page, "models"))
