@@ -53,7 +53,7 @@ def features_of(
 
     def rows(split: int) -> FeatureRows:
         example, task = suite.pairs(split)
-        made = compute_features(gradients, reduce, suite, example, task, batch, len(anchor.get("outside", ())))
+        made = compute_features(gradients, reduce, suite, example, task, batch)
         return FeatureRows(made.features, made.margins, made.targets, task, example, made.products)
 
     return (rows(TRAIN), rows(VALIDATION)), anchor

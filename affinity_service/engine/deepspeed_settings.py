@@ -26,7 +26,7 @@ def read_settings(config: TrainConfig) -> dict[str, Any]:
     """
     if config.deepspeed is None:
         return {}
-    file = _file(config.deepspeed)
+    file = settings_file(config.deepspeed)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -53,7 +53,14 @@ def merged(file: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     return {**file, **own, **sections}
 
 
-def _file(name: str) -> Path:
+def settings_file(name: str) -> Path:
+    """The file of that path, or the ready-made one of that name.
+
+    Raises
+    ------
+    UserError
+        There is neither.
+    """
     file, ready_made = Path(name).expanduser(), READY_MADE / f"{name}.json"
     if file.is_file():
         return file

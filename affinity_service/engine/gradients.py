@@ -46,7 +46,6 @@ class GradientActor:
         self.config, self.folder = config, folder
         self.suite: Suite | None = None
         self.reduction: Any = None
-        self.products = 0
 
     def _load(self, suite: Suite) -> None:
         """Get ready, once per life of the process."""
@@ -110,13 +109,10 @@ class GradientActor:
         if self.reduction is None:
             anchor = read_anchor(self.folder)
             self.reduction = reduction_of(settings, self.space, self.gradients.model, anchor, self.device)
-            self.products = len(anchor.get("outside", ()))
         rows = self._rows(shard)
         split, task, example = self.split[rows], self.task[rows], self.example[rows]
         with flop_counter() as counter:
-            content = compute_features(
-                self.gradients, self.reduction, suite, example, task, settings.batch_rows, self.products
-            )
+            content = compute_features(self.gradients, self.reduction, suite, example, task, settings.batch_rows)
         energy = captured_energy(content, suite, split == TRAIN, task)
         facts = {"flops": float(counter.get_total_flops()), "energy": energy, "dimension": self.reduction.dimension}
         write_shard(self.folder, shard, split, task, example, content, facts)

@@ -11,13 +11,15 @@ from typing import Any
 
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
+from affinity_service.config_models import PretrainedConfig
+from affinity_service.engine.deepspeed_settings import settings_file
 from affinity_service.engine.session import ENVIRONMENT, PACKAGE
 from affinity_service.errors import UserError
 from affinity_service.version import CARRIED, provenance
 
 # Beside the package in a checkout, and installed beside it from a wheel.
 ENTRY = PACKAGE.parent / "ray_jobs" / "run_study.py"
-CONFIG_NAME = "affinity-config.yaml"
+CONFIG_NAME, DEEPSPEED_NAME = "affinity-config.yaml", "affinity-deepspeed.json"
 # Never part of what a job runs. What .gitignore names does travel: data often lies there.
 LEFT_BEHIND = (".git", ".venv", "venv", "__pycache__", ".*_cache", ".hypothesis", "node_modules", "studies", "*.pyc")
 # Ray keeps packages in the memory of the head and refuses larger ones.
@@ -64,20 +66,23 @@ def check_data_paths(config: Config, folder: Path | None) -> None:
     UserError
         A relative path that does not lie in the folder that travels; the key is named.
     """
-    for key in PATHS:
-        value = getattr(config.data, key, None)
+    paths = {f"data.{key}": getattr(config.data, key, None) for key in PATHS}
+    if isinstance(config.model, PretrainedConfig) and Path(config.model.path).exists():
+        # Else a name on the hub, or within a package.
+        paths["model.path"] = config.model.path
+    for key, value in paths.items():
         if not isinstance(value, str) or "://" in value or Path(value).is_absolute():
             continue
         if folder is None:
             raise UserError(
-                f"`data.{key}`: {value} is relative, and the job runs elsewhere: send the folder that it is relative "
+                f"`{key}`: {value} is relative, and the job runs elsewhere: send the folder that it is relative "
                 "to along with --working-dir DIR, or name an absolute path or URI that the cluster sees"
             )
         place = Path(os.path.normpath(folder.absolute() / value))
         if not place.is_relative_to(folder.absolute()):
-            raise UserError(f"`data.{key}`: {value} leads out of --working-dir {folder}, which is all that travels")
+            raise UserError(f"`{key}`: {value} leads out of --working-dir {folder}, which is all that travels")
         if not place.exists():
-            raise UserError(f"`data.{key}`: {value} is not in --working-dir {folder}")
+            raise UserError(f"`{key}`: {value} is not in --working-dir {folder}")
 
 
 def package(
@@ -100,6 +105,11 @@ def package(
         _copy(folder, stage)
     stage.mkdir(parents=True, exist_ok=True)
     shutil.copy(ENTRY, stage / ENTRY.name)
+    if config.base.deepspeed is not None:
+        # The ready-made ones lie beside the package, which travels alone.
+        shutil.copy(settings_file(config.base.deepspeed), stage / DEEPSPEED_NAME)
+        base = config.base.model_copy(update={"deepspeed": DEEPSPEED_NAME})
+        config = config.model_copy(update={"base": base})
     (stage / CONFIG_NAME).write_text(config.to_yaml(), encoding="utf-8")
     variables = dict(ENVIRONMENT)
     environment: dict[str, Any] = {"working_dir": str(stage), "env_vars": variables}

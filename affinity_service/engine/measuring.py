@@ -32,7 +32,6 @@ class PlainModel:
     def __init__(self, model: nn.Module, suite: Suite, shared: list[str], device: torch.device) -> None:
         self.suite, self.device = suite, device
         self.losses = TaskLosses(suite.tasks)
-        self._every = range(len(suite.tasks))
         self.shared = shared_parameters(model, shared)
         self.instrument = Instrument(model.to(device).train(), self._sums, self.shared)
 
@@ -43,7 +42,9 @@ class PlainModel:
     def _sums(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         inputs, labels = batch
         # In double: what a step changes of a loss is a matter of the last digits of its sum.
-        return self.losses(model(inputs, self._every), labels).double().sum(dim=0), (~labels.isnan()).sum(dim=0)
+        return self.losses(model(inputs, range(labels.shape[1])), labels).double().sum(dim=0), (~labels.isnan()).sum(
+            dim=0
+        )
 
 
 class Recorder:

@@ -38,7 +38,6 @@ class PairBatch:
     places : (B,) their positions in the run.
     task, target : (B,). margins : (B,) float64.
     each : gives every gradient block to a function; to be called once.
-    blocks : all of them, where they lie in memory together.
     """
 
     places: Tensor
@@ -46,20 +45,11 @@ class PairBatch:
     target: Tensor
     margins: Tensor
     each: Callable[[Visit], None]
-    blocks: list[GradientBlock] | None
 
-    def reduced(self, reduction: Reduction, width: int) -> Tensor:
-        """(B, width) of a reduction that makes so many numbers."""
-        count = len(self.task)
-        if self.blocks is not None:
-            return reduction(self.blocks, count)
-        total = torch.zeros(count, width, device=self.task.device)
-
-        def add(block: GradientBlock) -> None:
-            # A reduction is linear: what it makes of the parts adds up.
-            total.add_(reduction([block], count))
-
-        self.each(add)
+    def reduced(self, reduction: Reduction) -> Tensor:
+        """(B, dimension + products)."""
+        total = torch.zeros(len(self.task), reduction.dimension + reduction.products, device=self.task.device)
+        self.each(lambda block: reduction.add(block, total))
         return total
 
 
@@ -77,10 +67,10 @@ def pair_batches(
         goal, position = targets(tasks, labels, suite.tasks), torch.as_tensor(places, device=device)
         if isinstance(gradients, StreamedGradients):
             with gradients(inputs, tasks, labels) as (margins, each):
-                yield PairBatch(position, tasks, goal, margins, each, None)
+                yield PairBatch(position, tasks, goal, margins, each)
         else:
             margins, blocks = gradients(inputs, tasks, labels)
-            yield PairBatch(position, tasks, goal, margins, _every(blocks), blocks)
+            yield PairBatch(position, tasks, goal, margins, _every(blocks))
 
 
 def _every(blocks: list[GradientBlock]) -> Callable[[Visit], None]:

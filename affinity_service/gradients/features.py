@@ -30,10 +30,8 @@ def compute_features(
     example: NDArray[np.int64],
     task: NDArray[np.int32],
     batch_rows: int,
-    products: int = 0,
 ) -> Features:
-    """Features of the pairs (example[i], task[i]), in float32 on the model's device; of what the reduction makes, the
-    last so many numbers are `products`.
+    """Features of the pairs (example[i], task[i]), in float32 on the model's device.
 
     Raises
     ------
@@ -41,10 +39,10 @@ def compute_features(
         A margin or gradient is not finite: the base model diverged.
     """
     margins, goals = np.zeros(len(example)), np.zeros(len(example), np.float32)
-    width = reduction.dimension
+    width, products = reduction.dimension, reduction.products
     features, more = np.zeros((len(example), width), np.float32), np.zeros((len(example), products), np.float16)
     for batch in pair_batches(gradients, suite, example, task, batch_rows):
-        every = batch.reduced(reduction, width + products)
+        every = batch.reduced(reduction)
         reduced, outside = every[:, :width], every[:, width:].half()
         finite = batch.margins.isfinite() & reduced.isfinite().all(dim=1) & outside.isfinite().all(dim=1)
         places = batch.places.cpu().numpy()

@@ -139,8 +139,8 @@ class Instrument:
         return torch.func.functional_call(self._holder, {**named, **buffers}, (batch,), tie_weights=False)
 
     def _detached(self, weights: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        # Those that do not train are not passed in: the model's own are the same.
         return {
-            # Frozen ones are those of the model, whatever is passed in.
             name: (parameter if weights is None else weights.get(name, parameter)).detach()
             for name, parameter in self._model.named_parameters()
         }

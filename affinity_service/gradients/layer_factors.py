@@ -17,6 +17,7 @@ from torch import Tensor
 
 from affinity_service.gradients.landmarks import LandmarkGradients, Pairs
 from affinity_service.gradients.per_example import GradientBlock
+from affinity_service.gradients.reductions.base import Reduction
 from affinity_service.gradients.weight_space import WeightSpace
 
 # More random columns than directions are wanted (Halko, Martinsson and Tropp 2011, §4.2).
@@ -97,7 +98,7 @@ def as_matrix(shape: Sequence[int]) -> tuple[int, int]:
     return shape[0] if shape else 1, math.prod(shape[1:])
 
 
-class LayerCoordinates:
+class LayerCoordinates(Reduction):
     """The first step as a reduction: scaled gradients → (batch, D).
 
     Parameters
@@ -117,16 +118,12 @@ class LayerCoordinates:
         m, n = len(left), len(right)
         return (left.T @ block.left.view(-1, m, n) @ right).flatten(1)
 
-    def __call__(self, blocks: Sequence[GradientBlock], batch: int) -> Tensor:
-        features = torch.zeros(batch, self.dimension, device=blocks[0].left.device)
-        for block in blocks:
-            if block.name in self._slices:
-                rows = slice(None) if block.rows is None else block.rows
-                features[rows, self._slices[block.name]] += self.coordinates(block)
-        return features
+    def add(self, block: GradientBlock, total: Tensor) -> None:
+        if block.name in self._slices:
+            total[block.places, self._slices[block.name]] += self.coordinates(block)
 
 
-class LayeredSubspace:
+class LayeredSubspace(Reduction):
     """g ↦ Bᵀ Pᵀ(s∘g), both steps.
 
     Parameters
@@ -138,18 +135,11 @@ class LayeredSubspace:
         self.dimension = basis.shape[1]
         self._first, self._slices, self._basis = LayerCoordinates(factors, scale), factors.slices, basis
 
-    def __call__(self, blocks: Sequence[GradientBlock], batch: int) -> Tensor:
-        features = torch.zeros(batch, self.dimension, device=self._basis.device)
-        for block in blocks:
-            if block.name not in self._slices:
-                continue
+    def add(self, block: GradientBlock, total: Tensor) -> None:
+        if block.name in self._slices:
             # Where layers lie on several devices, only coordinates travel.
-            part = self._first.coordinates(block).to(features.device) @ self._basis[self._slices[block.name]]
-            if block.rows is None:
-                features += part
-            else:
-                features.index_add_(0, block.rows, part)
-        return features
+            part = self._first.coordinates(block).to(total.device)
+            total[block.places] += part @ self._basis[self._slices[block.name]]
 
 
 class StoredLandmarks:

@@ -27,7 +27,7 @@ from affinity_service.gradients.outside_means import spanned_by
 from affinity_service.gradients.own_directions import OWN_DIRECTIONS, own_directions
 from affinity_service.gradients.own_parameters import shared_columns, shared_space
 from affinity_service.gradients.per_example import GradientBlock, PerExampleGradients
-from affinity_service.gradients.reductions import Exact, build_reduction
+from affinity_service.gradients.reductions import Exact, Reduction, build_reduction
 from affinity_service.gradients.statistics import GradientStatistics, combine, gradient_sums
 from affinity_service.gradients.weight_space import WeightSpace
 from affinity_service.models import TaskHeads, TaskLosses, build_model
@@ -154,14 +154,14 @@ def new_task(
     }
     reduce = _Reduction(config, old, _heads_name(model), head, anchor, directions, head_scale, device)
     for name, own, task_of in zip(("train", "validation"), rows, numbers, strict=True):
-        made = compute_features(gradients, reduce, suite, own, task_of, batch, reduce.products)
+        made = compute_features(gradients, reduce, suite, own, task_of, batch)
         parts = {"features": made.features, "margins": made.margins, "targets": made.targets, "example": own}
         parts |= {} if made.products is None else {"products": made.products}
         tensors |= {f"{name}_{key}": torch.from_numpy(np.ascontiguousarray(part)) for key, part in parts.items()}
     return NewTask(task, _energy(tensors, anchor, config, task), tensors)
 
 
-class _Reduction:
+class _Reduction(Reduction):
     """That of the study for its own parameters with the directions of the task behind its basis, and every parameter
     of the new head as it is; behind those, as `products`, what is along means outside the basis and the directions."""
 
@@ -187,12 +187,15 @@ class _Reduction:
         self.products = len(anchor["outside"]) + directions.shape[1] if "outside" in anchor else 0
         self.dimension = self._old.dimension + head.size - self.products
 
-    def __call__(self, blocks: Sequence[GradientBlock], batch: int) -> Tensor:
-        old = self._old(blocks, batch)
-        if self._head is None:
-            return old
+    def add(self, block: GradientBlock, total: Tensor) -> None:
+        # The study's own numbers lie around those of the new head.
         first = self._old.dimension - self.products
-        return torch.cat([old[:, :first], self._head(blocks, batch), old[:, first:]], dim=1)
+        around = torch.zeros(len(total), self._old.dimension, device=total.device)
+        self._old.add(block, around)
+        total[:, :first] += around[:, :first]
+        total[:, self.dimension :] += around[:, first:]
+        if self._head is not None:
+            self._head.add(block, total[:, first : self.dimension])
 
 
 def _spanned(old: WeightSpace, heads: str, anchor: Mapping[str, Tensor]) -> tuple[WeightSpace, Tensor]:

@@ -7,7 +7,7 @@ of the shared parameters; and a subset of tasks moves no other heads than its ow
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -81,7 +81,7 @@ def shared_space(space: WeightSpace, heads: str | None) -> WeightSpace:
     return WeightSpace({name: shape for name, shape in space.shapes.items() if not name.startswith(heads)})
 
 
-class SubspaceAndHead:
+class SubspaceAndHead(Reduction):
     """g ↦ (Bᵀ(s∘g) of the shared parameters, s∘g of the row's own head, products of the shared s∘g with the means
     outside the basis).
 
@@ -107,28 +107,27 @@ class SubspaceAndHead:
                 start += columns.stop - columns.start
         self.dimension = self._width + own.shape[1]
 
-    def __call__(self, blocks: Sequence[GradientBlock], batch: int) -> Tensor:
-        shared = self._shared(blocks, batch)
-        own = shared.new_zeros(batch, self.dimension - self._width)
-        features = torch.cat([shared[:, : self._width], own, shared[:, self._width :]], dim=1)
-        for block in blocks:
-            if block.name in self._first:
-                values = block.dense() * self._scale[self._space.slices[block.name]]
-                rows = slice(None) if block.rows is None else block.rows
-                first = self._first[block.name]
-                features[rows, first : first + values.shape[1]] = values
-        return features
+    def add(self, block: GradientBlock, total: Tensor) -> None:
+        shared = self._shared.reduced(block)
+        if shared is not None:
+            total[block.places, : self._width] += shared[:, : self._width]
+            total[block.places, self.dimension :] += shared[:, self._width :]
+        if block.name in self._first:
+            values = block.dense() * self._scale[self._space.slices[block.name]]
+            first = self._first[block.name]
+            total[block.places, first : first + values.shape[1]] += values
 
 
-class SubspaceAndMeans:
+class SubspaceAndMeans(Reduction):
     """g ↦ (Bᵀ(s∘g), products of s∘g with the means outside the basis), of a model without heads."""
 
     def __init__(self, subspace: Reduction, means: Subspace) -> None:
         self._subspace, self._means = subspace, means
         self.dimension, self.products = subspace.dimension, means.dimension
 
-    def __call__(self, blocks: Sequence[GradientBlock], batch: int) -> Tensor:
-        return torch.cat([self._subspace(blocks, batch), self._means(blocks, batch)], dim=1)
+    def add(self, block: GradientBlock, total: Tensor) -> None:
+        self._subspace.add(block, total[:, : self.dimension])
+        self._means.add(block, total[:, self.dimension :])
 
 
 def reduction_of(

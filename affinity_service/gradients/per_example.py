@@ -38,6 +38,11 @@ class GradientBlock:
     left: Tensor
     right: Tensor | None = None
 
+    @property
+    def places(self) -> Tensor | slice:
+        """Of its rows in the batch."""
+        return slice(None) if self.rows is None else self.rows
+
     def dense(self, start: int = 0, stop: int | None = None) -> Tensor:
         """(b, m'·n) entries that belong to the rows start:stop of the parameter."""
         left = self.left[..., start:stop]

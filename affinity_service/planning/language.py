@@ -21,6 +21,8 @@ from affinity_service.tasks.tokens import TokenRows
 # Numbers that a pass keeps per token: of each layer as many as its inputs, three times (before and after norms and
 # activations), and of a token whose logits are made so many of each.
 KEPT, LOGITS_KEPT = 3, 4
+# Numbers of the widest layer that a pass without gradients holds at a time.
+FORWARD_KEPT = 6
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,12 @@ class PretrainedWorkload(Workload):
     @property
     def suite_bytes(self) -> int:
         return round(self.examples * (5 * self.tokens + 4 * self.tasks))
+
+    def training_bytes(self, batch: int, evaluated: int, tokens: int) -> float:
+        logits = LOGITS_KEPT * (self.answers + 1) * self.size.logits[1]
+        widest = max((max(m, n) for m, n, _ in self.size.layers), default=0)
+        forward = self.examples_in(evaluated, tokens) * (logits + FORWARD_KEPT * self.tokens * widest)
+        return 4.0 * max(self.examples_in(batch, tokens) * self.activations, forward)
 
     def examples_in(self, examples: int, tokens: int) -> float:
         return max(1.0, min(examples, tokens / self.tokens))

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from affinity_service.config import Config
 from affinity_service.planning.flops import REFERENCE_ROWS
 from affinity_service.planning.machine import Machine
-from affinity_service.planning.workload import Subsets, Workload, expected_groups, group_trainings, trials_of
+from affinity_service.planning.workload import (
+    ROW_COPIES,
+    Subsets,
+    Workload,
+    expected_groups,
+    group_trainings,
+    trials_of,
+)
 
 MB = 1 << 20
 # Raylet, control store, dashboard, agents, log monitor.
@@ -32,8 +39,6 @@ CUDA_CONTEXT = 600 * MB
 # a checkpoint; in a stack: weight, gradient, two moments, best, temporaries of the optimizer.
 TRAINING_COPIES = 9
 STACK_COPIES = 11
-# Times what a pass keeps of the rows that it takes.
-ROW_COPIES = 3
 # Times the features that a fit worker comes to hold: its tensors, the blocks, and what the allocator keeps.
 FIT_COPIES = 4.5
 FIT_OVERHEAD = 60 * MB
@@ -77,11 +82,11 @@ def base_model_bytes(config: Config, work: Workload, machine: Machine, workers: 
     """Ranks share the batch; ZeRO splits moments (1), gradients (2) and weights (3) among them."""
     copies = {0: 4.0, 1: 2 + 2 / workers, 2: 1 + 3 / workers, 3: 4 / workers}[config.base.zero_stage]
     state = 4 * work.parameters * (TRAINING_COPIES - 4 + copies)
-    rows = max(config.base.batch_size // workers // config.base.accumulation, min(VALIDATION_CHUNK, work.rows[1]))
-    batch = work.examples_in(rows, config.base.tokens)
-    own = state + ROW_COPIES * 4 * batch * work.activations + work.pretrained_bytes
+    batch = config.base.batch_size // workers // config.base.accumulation
+    passes = work.training_bytes(batch, min(VALIDATION_CHUNK, work.rows[1]), config.base.tokens)
+    own = state + passes + work.pretrained_bytes
     held = TRAIN_HELPERS + workers * (WORKER + own)
-    gpu = 4 * work.parameters * copies + ROW_COPIES * 4 * batch * work.activations + work.pretrained_bytes
+    gpu = 4 * work.parameters * copies + passes + work.pretrained_bytes
     return _bytes(machine, work, held, workers, gpu, 8 * work.parameters)
 
 
@@ -106,8 +111,8 @@ def gradient_bytes(config: Config, work: Workload, machine: Machine, workers: in
         entries = work.parameters * d
         reduction = 4.0 * (entries if entries <= SIGN_CACHE else min(entries, SIGN_CHUNK))
         on_gpu = 2 * 4 * (batch * min(work.parameters, SIGN_CHUNK / d) + batch * d) + reduction
-    together = work.examples_in(batch, settings.batch_tokens)
-    own = 4.0 * work.parameters * 2 + ROW_COPIES * 4 * together * work.activations + work.pretrained_bytes
+    passes = work.training_bytes(batch, 0, settings.batch_tokens)
+    own = 4.0 * work.parameters * 2 + passes + work.pretrained_bytes
     if not work.factored:
         own += ROW_COPIES * 4.0 * batch * work.parameters
     held = TRAIN_REMAINS + workers * (WORKER + own + sums + shard + reduction + on_gpu + 13 * work.labels) + 3 * anchor
@@ -184,8 +189,8 @@ def _fit_heap(config: Config, work: Workload) -> float:
 
 def _plain_bytes(config: Config, work: Workload) -> float:
     """Of one true training in a plain loop."""
-    examples = work.examples_in(config.base.batch_size, config.base.tokens)
-    return work.pretrained_bytes + 4 * (8 * work.parameters + ROW_COPIES * examples * work.activations)
+    passes = work.training_bytes(config.base.batch_size, work.rows[1], config.base.tokens)
+    return work.pretrained_bytes + 4 * 8 * work.parameters + passes
 
 
 def _anchor(config: Config, work: Workload) -> float:

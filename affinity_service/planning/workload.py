@@ -14,6 +14,8 @@ from affinity_service.config_models import ModelConfig, PretrainedConfig, SAGECo
 from affinity_service.evaluation.run import stack_lengths
 from affinity_service.tasks.suite import SPLITS, TRAIN, VALIDATION, Suite
 
+# Times what a pass keeps of the rows that it takes.
+ROW_COPIES = 3
 # As engine/group_models.py decides.
 STACKABLE_PARAMETERS = 2_000_000
 
@@ -131,6 +133,11 @@ class Workload:
     def examples_in(self, examples: int, tokens: int) -> float:
         """Of a pass that may take so many, or so many tokens of texts."""
         return examples
+
+    def training_bytes(self, batch: int, evaluated: int, tokens: int) -> float:
+        """What passes over a batch, forward and backward, and over so many examples forward only hold at most; of texts
+        at most so many tokens at a time."""
+        return ROW_COPIES * 4.0 * max(batch, evaluated) * self.activations
 
     def factor_products(self, config: Config) -> float:
         """Multiplications from weights to the coordinates of layers' factors, where a basis has those."""

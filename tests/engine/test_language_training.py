@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import uuid
 from dataclasses import replace
 
@@ -21,10 +22,10 @@ from affinity_service.config_models import CausalLMConfig, LoRAConfig
 from affinity_service.config_training import MeasuringPart, ScheduleConfig
 from affinity_service.engine.base_model import train_base_model
 from affinity_service.engine.context import StageContext
+from affinity_service.engine.deepspeed_settings import READY_MADE
 from affinity_service.engine.group_models import train_group_models
 from affinity_service.engine.train import train_model
 from affinity_service.engine.train_job import TrainJob
-from affinity_service.errors import UserError
 from affinity_service.evaluation.stacked import split_losses
 from affinity_service.models import build_model
 from affinity_service.models.adapter_files import load_adapter
@@ -47,6 +48,14 @@ def train(path, storage, model=None, name=None, measuring=None, schedule=None, *
     settings = TrainConfig(**{**TRAIN.model_dump(), **changes})
     job = TrainJob(ray.put(SUITE), config, settings, (0, 1, 2), measuring=measuring, schedule=schedule)
     return train_model(job, ResourceConfig(), str(storage), name or f"language-{uuid.uuid4().hex[:8]}")
+
+
+def sharded_whatever_the_size(name, folder):
+    """Ready-made settings under which even the weights of a tiny model are in parts and gathered when used."""
+    content = json.loads((READY_MADE / f"{name}.json").read_text())
+    content["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    (folder / f"{name}.json").write_text(json.dumps(content))
+    return str(folder / f"{name}.json")
 
 
 def losses(trained):
@@ -77,10 +86,12 @@ def test_only_adapters_leave_the_training_with_the_losses_that_were_reported(one
         # 12 examples per step on two ranks; 20 tokens hold one of the longest rows each.
         {"zero_stage": 0, "tokens": 20},
         {"zero_stage": 2, "deepspeed": "zero2_offload", "tokens": 60},
-        {"zero_stage": 3, "deepspeed": "zero3"},
+        {"zero_stage": 3},
     ],
 )
 def test_workers_stages_and_passes_learn_the_same(one, tiny_llama, tmp_path, changes):
+    if changes["zero_stage"] == 3:
+        changes = {**changes, "deepspeed": sharded_whatever_the_size("zero3", tmp_path)}
     two = train(tiny_llama, tmp_path, workers=2, **changes)
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
     a, b = load(one.weights), load(two.weights)
@@ -103,26 +114,9 @@ def test_a_training_continues_from_its_adapters_and_their_moments(one, tiny_llam
 
 def test_bf16_with_offloaded_weights_and_checkpointing_learns_nearly_the_same(one, tiny_llama, tmp_path):
     model = {"adapter": LORA, "checkpointing": True}
-    changes = {"zero_stage": 3, "deepspeed": "zero3_offload", "precision": "bf16", "workers": 2}
-    two = train(tiny_llama, tmp_path, model, **changes)
+    file = sharded_whatever_the_size("zero3_offload", tmp_path)
+    two = train(tiny_llama, tmp_path, model, zero_stage=3, deepspeed=file, precision="bf16", workers=2)
     np.testing.assert_allclose(losses(two), losses(one), rtol=2e-2)
-
-
-def test_a_file_of_deepspeeds_that_contradicts_the_config_is_refused(tiny_llama, tmp_path):
-    with pytest.raises(UserError, match=r"`zero_optimization.stage` is 2, but base.zero_stage is 0"):
-        train(tiny_llama, tmp_path, deepspeed="zero2")
-    file = tmp_path / "own.json"
-    for content, message in {
-        '{"train_batch_size": 7}': r"`train_batch_size` is 7, but base.batch_size is 12",
-        '{"optimizer": {"type": "Lamb"}}': r"`optimizer` is .*Lamb.*, but base.optimizer is adamw",
-        '{"fp16": {"enabled": true}}': r"`fp16.enabled` is true, but base.precision is fp32",
-        "{": "cannot be read as JSON",
-    }.items():
-        file.write_text(content)
-        with pytest.raises(UserError, match=message):
-            train(tiny_llama, tmp_path, deepspeed=str(file))
-    with pytest.raises(UserError, match=r"no such file; ready-made are zero0, zero1, zero2, zero2_offload"):
-        train(tiny_llama, tmp_path, deepspeed="zero4")
 
 
 def test_base_and_group_models_leave_adapters_that_peft_reads(tiny_llama, tmp_path):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from affinity_service.config import GradientConfig
@@ -12,15 +13,28 @@ from affinity_service.gradients.per_example import GradientBlock
 from affinity_service.gradients.weight_space import WeightSpace
 
 
-class Reduction(Protocol):
-    """A linear map from scaled gradients of p parameters to ``dimension`` coordinates. Parameters outside the weight
-    space are passed over."""
+class Reduction(ABC):
+    """A linear map from scaled gradients of p parameters to coordinates. Parameters outside the weight space are passed
+    over.
+
+    Attributes
+    ----------
+    dimension : coordinates. products : further numbers behind them, with the tasks' means outside a basis.
+    """
 
     dimension: int
+    products: int = 0
+
+    @abstractmethod
+    def add(self, block: GradientBlock, total: Tensor) -> None:
+        """Add what one block comes to, to (batch, dimension + products) float32 features on its device."""
 
     def __call__(self, blocks: Sequence[GradientBlock], batch: int) -> Tensor:
-        """The blocks of one batch → (batch, dimension) float32 features on their device."""
-        ...
+        """The blocks of one batch → (batch, dimension + products)."""
+        total = torch.zeros(batch, self.dimension + self.products, device=blocks[0].left.device)
+        for block in blocks:
+            self.add(block, total)
+        return total
 
 
 def build_reduction(

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from affinity_service.gradients.per_example import GradientBlock
+from affinity_service.gradients.reductions.base import Reduction
 from affinity_service.gradients.weight_space import WeightSpace
 
 
-class Factorised:
+class Factorised(Reduction):
     """left ⊗ right ↦ (Lᵀ left) ⊗ (Rᵀ right) / √d with independent signs L (m, a) and R (n, b) per parameter.
 
     All parameters share the d coordinates: inner products of whole gradients survive in expectation. Signs depend on
@@ -31,21 +31,12 @@ class Factorised:
         self._space, self._seed, self._scale = space, seed, scale
         self._cache: dict[tuple[str, bool], tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, blocks: Sequence[GradientBlock], batch: int) -> Tensor:
-        features = torch.zeros(batch, self.dimension, device=blocks[0].left.device)
-        for block in blocks:
-            if block.name not in self._space.slices:
-                continue
-            left, right = self._factors(block)
-            if block.right is None:
-                part = block.left @ left
-            else:
-                part = block.projected(left, right)
-            if block.rows is None:
-                features += part
-            else:
-                features.index_add_(0, block.rows, part)
-        return features / math.sqrt(self.dimension)
+    def add(self, block: GradientBlock, total: Tensor) -> None:
+        if block.name not in self._space.slices:
+            return
+        left, right = self._factors(block)
+        part = block.left @ left if block.right is None else block.projected(left, right)
+        total[block.places] += part / math.sqrt(self.dimension)
 
     def _factors(self, block: GradientBlock) -> tuple[Tensor, Tensor]:
         """L and R with the metric in them; for a gradient without factors L (m, d) and nothing."""

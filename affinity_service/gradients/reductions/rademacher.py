@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from affinity_service.gradients.per_example import GradientBlock
+from affinity_service.gradients.reductions.base import Reduction
 from affinity_service.gradients.weight_space import WeightSpace
 
 # Entries of the sign matrix that are alive at a time, and that may be kept between batches (float32).
@@ -18,7 +18,7 @@ CHUNK_ENTRIES = 1 << 22
 CACHE_ENTRIES = 1 << 26
 
 
-class Rademacher:
+class Rademacher(Reduction):
     """g ↦ Rg with R (d, p) of independent ±1/√d, made again from the seed wherever it is needed.
 
     The signs of a parameter depend on the seed, its name and its shape alone, so every worker, batch size and
@@ -33,26 +33,20 @@ class Rademacher:
         entries = sum(m * n for m, n in self._shapes.values()) * dimension
         self._cache: dict[tuple[str, int], Tensor] | None = {} if entries <= CACHE_ENTRIES else None
 
-    def __call__(self, blocks: Sequence[GradientBlock], batch: int) -> Tensor:
-        features = torch.zeros(batch, self.dimension, device=blocks[0].left.device)
-        for block in blocks:
-            if block.name not in self._shapes:
-                continue
-            m, n = self._shapes[block.name]
-            # An unfactored gradient is cut by single entries, a factored one by rows of the parameter.
-            per_row = n if block.right is not None else 1
-            step = self._rows_per_chunk(n) if block.right is not None else self._rows_per_chunk(n) * n
-            for chunk, start in enumerate(range(0, m * n // per_row, step)):
-                values = block.dense(start, start + step)
-                if self._scale is not None:
-                    first = self._slices[block.name].start + start * per_row
-                    values = values * self._scale[first : first + values.shape[1]]
-                part = values @ self._signs(block.name, chunk, features.device)
-                if block.rows is None:
-                    features += part
-                else:
-                    features.index_add_(0, block.rows, part)
-        return features / math.sqrt(self.dimension)
+    def add(self, block: GradientBlock, total: Tensor) -> None:
+        if block.name not in self._shapes:
+            return
+        m, n = self._shapes[block.name]
+        # An unfactored gradient is cut by single entries, a factored one by rows of the parameter.
+        per_row = n if block.right is not None else 1
+        step = self._rows_per_chunk(n) if block.right is not None else self._rows_per_chunk(n) * n
+        for chunk, start in enumerate(range(0, m * n // per_row, step)):
+            values = block.dense(start, start + step)
+            if self._scale is not None:
+                first = self._slices[block.name].start + start * per_row
+                values = values * self._scale[first : first + values.shape[1]]
+            signs = self._signs(block.name, chunk, total.device)
+            total[block.places] += (values @ signs) / math.sqrt(self.dimension)
 
     def _rows_per_chunk(self, row_length: int) -> int:
         return max(1, CHUNK_ENTRIES // (row_length * self.dimension))

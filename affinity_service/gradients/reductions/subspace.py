@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor
 
 from affinity_service.gradients.per_example import GradientBlock
 from affinity_service.gradients.projection import project
+from affinity_service.gradients.reductions.base import Reduction
 from affinity_service.gradients.weight_space import WeightSpace
 
 
-class Subspace:
+class Subspace(Reduction):
     """g ↦ Bᵀ(s∘g).
 
     Parameters
@@ -26,14 +24,13 @@ class Subspace:
         self._slices = space.slices
         self._scaled = scale[:, None] * basis
 
-    def __call__(self, blocks: Sequence[GradientBlock], batch: int) -> Tensor:
-        features = torch.zeros(batch, self.dimension, device=self._scaled.device)
-        for block in blocks:
-            if block.name not in self._slices:
-                continue
-            part = project(block, self._scaled[self._slices[block.name]])
-            if block.rows is None:
-                features += part
-            else:
-                features.index_add_(0, block.rows, part)
-        return features
+    def reduced(self, block: GradientBlock) -> Tensor | None:
+        """(b, d) of one block; None where it is of no parameter of the space."""
+        if block.name not in self._slices:
+            return None
+        return project(block, self._scaled[self._slices[block.name]])
+
+    def add(self, block: GradientBlock, total: Tensor) -> None:
+        part = self.reduced(block)
+        if part is not None:
+            total[block.places] += part

@@ -10,6 +10,7 @@ import yaml
 
 from affinity_service.config import Config
 from affinity_service.engine import job_package
+from affinity_service.engine.deepspeed_settings import settings_file
 from affinity_service.engine.job_package import check_data_paths, package, study_location, working_dir
 from affinity_service.engine.jobs import _url
 from affinity_service.errors import UserError
@@ -36,6 +37,25 @@ def test_config_entry_point_and_package_travel(tmp_path, monkeypatch):
     expected = provenance()
     monkeypatch.setenv(CARRIED, job.runtime_env["env_vars"][CARRIED])
     assert provenance() == expected
+
+
+def test_settings_of_deepspeed_travel_whether_ready_made_or_not(tmp_path):
+    (tmp_path / "own.json").write_text("{}")
+    for number, name in enumerate(["zero2", str(tmp_path / "own.json")]):
+        config = Config.parse({"name": "mine", "data": YEAST, "base": {"deepspeed": name, "zero_stage": 2}})
+        stage = tmp_path / f"job-{number}"
+        package(config, "/shared/s", None, installed=False, stage=stage)
+        sent = Config.load(stage / "affinity-config.yaml").base.deepspeed
+        assert json.loads((stage / sent).read_text()) == json.loads(settings_file(name).read_text())
+
+
+def test_a_relative_model_must_travel_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "llama").mkdir()
+    config = Config.parse({"name": "mine", "data": {"source": "cldr"}, "model": {"kind": "causal_lm", "path": "llama"}})
+    with pytest.raises(UserError, match=r"`model.path`: llama is relative"):
+        check_data_paths(config, None)
+    check_data_paths(config, tmp_path)
 
 
 def test_an_installed_package_stays_and_names_itself(tmp_path):

@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from affinity_service.engine.group_models import STACKABLE_PARAMETERS
-from affinity_service.planning import plan, plan_study
+from affinity_service.planning import plan_study
 from affinity_service.planning.machine import Rates, inspect_machine
 from affinity_service.planning.view import assumptions, duration, plan_table, size
+from affinity_service.planning.workload import STACKABLE_PARAMETERS as PLANNED_STACKABLE
 from affinity_service.stages import stages_of
 
 QUANTITIES = ("seconds", "flops", "bytes", "disk_bytes")
@@ -26,7 +27,7 @@ def test_the_rows_are_the_stages_of_the_driver(config, workload, machine):
     assert list(planned(config(), workload(), machine)) == [
         stage.name for stage in stages_of(config()) if not stage.optional
     ]
-    assert plan.STACKABLE_PARAMETERS == STACKABLE_PARAMETERS
+    assert PLANNED_STACKABLE == STACKABLE_PARAMETERS
 
 
 def test_constants_are_those_of_the_code_that_is_planned():
@@ -44,7 +45,7 @@ def test_constants_are_those_of_the_code_that_is_planned():
     assert flops.LONGEST_STRIDE == path.LONGEST_STRIDE
     assert flops.TRAINED_SEEDS == trained.SEEDS
     assert flops.PROBE_SEEDS == fits.PROBE_SEEDS
-    assert flops.SMALL_NETWORK == build.SMALL_NETWORK
+    assert PLANNED_STACKABLE == build.SMALL_NETWORK
     for name in ("PATH_BYTES", "PATH_COPIES"):
         assert getattr(memory, name) == getattr(linearized, name)
 
