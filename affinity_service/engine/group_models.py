@@ -27,7 +27,7 @@ from affinity_service.engine.train_job import TrainJob
 from affinity_service.errors import UserError
 from affinity_service.evaluation.answers import exact_matches
 from affinity_service.evaluation.flops import RunFlops
-from affinity_service.evaluation.outcomes import GROUPS, plan_runs
+from affinity_service.evaluation.outcomes import GROUPS, RANDOM, plan_runs
 from affinity_service.evaluation.run import Run, stack_lengths
 from affinity_service.evaluation.stacked import RunOutcome, StackedTrainer, split_losses
 from affinity_service.models import build_model
@@ -46,10 +46,12 @@ REFUSED = "refused"
 
 @dataclass(frozen=True)
 class Trial:
-    """Runs trained together; `kept` are those whose weights a group model is chosen from."""
+    """Runs trained together; `kept` are those whose weights a group model is chosen from, `asked` those that answer
+    test examples where they are language models."""
 
     runs: tuple[Run, ...]
     kept: tuple[Run, ...]
+    asked: tuple[Run, ...]
 
     @property
     def key(self) -> str:
@@ -70,7 +72,10 @@ def train_group_models(context: StageContext) -> StageOutcome:
     planned = plan_runs(groups, len(suite.tasks), settings)
     if settings.single_tasks < len(suite.tasks):
         context.warn(f"a sample of {settings.single_tasks} of {len(suite.tasks)} tasks is trained alone")
-    trials = _trials([p.run for p in planned], [p.run for p in planned if p.setting == GROUPS], config)
+    kept = {p.run for p in planned if p.setting == GROUPS}
+    # Random groups are there for their losses: answers take time to write.
+    asked = {p.run for p in planned if p.setting != RANDOM}
+    trials = _trials([p.run for p in planned], kept, asked, config)
     missing = [trials[index] for index in context.unfinished([trial.results for trial in trials], "trials")]
     if missing:
         _tune(context, missing, sum(len(trial.runs) for trial in trials))
@@ -78,20 +83,26 @@ def train_group_models(context: StageContext) -> StageOutcome:
     for trial in trials:
         for row in read_table(folder, trial.results).to_pylist():
             outcomes[Run(tuple(row["tasks"]), row["seed"])] = row
-    write_table(folder, "group_models/results.parquet", _results([(p, outcomes[p.run]) for p in planned], suite.names))
+    write_table(
+        folder,
+        "group_models/results.parquet",
+        _results([(p, outcomes[p.run]) for p in planned], suite.names, isinstance(config.model, CausalLMConfig)),
+    )
     for index, group in enumerate(groups):
         _keep_best(context, trials, tuple(sorted(group)), outcomes, index)
     return StageOutcome(sum(row["flops"] for row in outcomes.values()), min(settings.workers, max(1, len(missing))))
 
 
-def _trials(runs: Sequence[Run], kept: Sequence[Run], config: Config) -> list[Trial]:
+def _trials(runs: Sequence[Run], kept: set[Run], asked: set[Run], config: Config) -> list[Trial]:
     size = config.group_models.models_per_trial
     # Sorted by number of tasks: models that see equally many examples waste no steps on each other.
     unique = sorted(set(runs), key=lambda run: (-len(run.tasks), run.tasks, run.seed))
     lengths = stack_lengths([len(run.tasks) for run in unique], size)
     starts = accumulate(lengths, initial=0)
     chunks = [unique[start : start + length] for start, length in zip(starts, lengths, strict=False)]
-    return [Trial(tuple(chunk), tuple(run for run in chunk if run in set(kept))) for chunk in chunks]
+    return [
+        Trial(tuple(chunk), *(tuple(run for run in chunk if run in own) for own in (kept, asked))) for chunk in chunks
+    ]
 
 
 def _tune(context: StageContext, trials: Sequence[Trial], models: int) -> None:
@@ -152,7 +163,7 @@ def run_trial(settings: dict[str, Any], board: Any, **trial_of: Any) -> dict[str
 
 def _train_trial(trial: Trial, suite: Suite, config: Config, folder: StudyFolder, scratch: str) -> None:
     """Train the runs of one trial, write their losses and the weights that may become a group model; of language models
-    also how often these answer right."""
+    also how often they answer right."""
     train = _train_stacked if is_batched(config, suite) else _train_one_by_one
     initial = folder.read_bytes("base_model/model.safetensors") if config.group_models.start == "base" else None
     outcomes = train(trial.runs, suite, config, scratch, initial)
@@ -162,9 +173,9 @@ def _train_trial(trial: Trial, suite: Suite, config: Config, folder: StudyFolder
     for outcome in outcomes:
         if outcome.run in trial.kept:
             folder.write_bytes(trial.weights(outcome.run), save_safetensors(outcome.weights))
-            if isinstance(config.model, CausalLMConfig) and isinstance(model, CausalLM):
-                load_trained(model, outcome.weights)
-                matches[outcome.run] = exact_matches(model, load_tokenizer(config.model.path), suite, outcome.run.tasks)
+        if outcome.run in trial.asked and isinstance(config.model, CausalLMConfig) and isinstance(model, CausalLM):
+            load_trained(model, outcome.weights)
+            matches[outcome.run] = exact_matches(model, load_tokenizer(config.model.path), suite, outcome.run.tasks)
     rows = [
         {
             "tasks": list(o.run.tasks),
@@ -184,10 +195,6 @@ def is_batched(config: Config, suite: Suite) -> bool:
     """Whether models are small plain loops; large ones, or trainings over several workers, go through Ray Train."""
     wish = config.group_models.trainer
     if isinstance(config.model, PretrainedConfig):
-        if wish == "batched":
-            raise UserError(
-                f"group_models.trainer is batched, but models of kind {config.model.kind} cannot be stacked: use auto"
-            )
         return False
     if wish != "auto":
         return wish == "batched"
@@ -234,7 +241,8 @@ def _train_one_by_one(
     return outcomes
 
 
-def _results(outcomes: Sequence[tuple[Any, dict[str, Any]]], names: Sequence[str]) -> pa.Table:
+def _results(outcomes: Sequence[tuple[Any, dict[str, Any]]], names: Sequence[str], answers: bool) -> pa.Table:
+    """answers : with the column `exact_match`, null where none were asked for."""
     return pa.Table.from_pylist(
         [
             {
@@ -247,6 +255,7 @@ def _results(outcomes: Sequence[tuple[Any, dict[str, Any]]], names: Sequence[str
                 "validation_loss": row["validation"][task],
                 "test_loss": row["test"][task],
                 "best_epoch": row["best_epoch"],
+                **({"exact_match": _known(row["exact_match"], task)} if answers else {}),
             }
             for planned, row in outcomes
             for task in planned.run.tasks

@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from affinity_service.evaluation.outcomes import ANSWERED, LONGEST_ANSWER
 from affinity_service.models.causal_lm import CausalLM
 from affinity_service.models.generation import end_tokens, exact_match, generate_answers
 from affinity_service.tasks.suite import TEST, Suite
 from affinity_service.tasks.tokens import TokenRows
-
-# Answered per task at most; writing longer answers would take longer than training them.
-EXAMPLES, LONGEST = 50, 32
 
 
 def exact_matches(model: CausalLM, tokenizer: Any, suite: Suite, tasks: Sequence[int]) -> list[float]:
@@ -23,11 +21,11 @@ def exact_matches(model: CausalLM, tokenizer: Any, suite: Suite, tasks: Sequence
         rows = suite.rows(TEST, [task])
         # Spread over the split, the same ones always.
         rows = (
-            rows[np.unique(np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(int))] if len(rows) else rows
+            rows[np.unique(np.linspace(0, len(rows) - 1, min(ANSWERED, len(rows))).astype(int))] if len(rows) else rows
         )
         parts = [_prompt_and_answer(suite.inputs, row) for row in rows]
-        longest = max((len(answer) for _, answer in parts), default=LONGEST + 1)
-        if longest > LONGEST:
+        longest = max((len(answer) for _, answer in parts), default=LONGEST_ANSWER + 1)
+        if longest > LONGEST_ANSWER:
             continue
         ends = set(end_tokens(model, tokenizer))
         answers = generate_answers(model, tokenizer, [prompt for prompt, _ in parts], longest)

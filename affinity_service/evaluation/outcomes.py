@@ -13,6 +13,9 @@ from affinity_service.config import GroupModelConfig
 from affinity_service.evaluation.run import Run
 
 GROUPS, JOINT, SINGLE, RANDOM = "groups", "joint", "single", "random"
+# Test examples of a task that a language model is asked at most, and the longest answers, in tokens, that are asked
+# for: to write longer ones would take longer than to train them.
+ANSWERED, LONGEST_ANSWER = 50, 32
 
 
 @dataclass(frozen=True)

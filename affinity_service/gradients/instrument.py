@@ -66,7 +66,8 @@ class Instrument:
         self.shapes = [known[name].shape for name in self.shared]
         self.sizes = [known[name].numel() for name in self.shared]
         self._model, self._holder, self._group = model, _Holder(model, losses), group
-        self._stacked = True
+        # Copies of a model whose weights are mostly frozen would each hold activations as a whole model does.
+        self._stacked = all(parameter.requires_grad for parameter in known.values())
         # Each place of a weight once: functional_call does not restore a module that it reaches by two names.
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._places: list[tuple[str, str]] = []

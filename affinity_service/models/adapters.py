@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -56,7 +57,10 @@ def _with_lora(network: nn.Module, config: LoRAConfig, task_type: str) -> nn.Mod
         # GPT-2's layers hold their weights transposed.
         fan_in_fan_out=not isinstance(network.get_submodule(targets[0]), nn.Linear),
     )
-    return get_peft_model(network, lora)
+    with warnings.catch_warnings():
+        # It asks transformers for a name that is going to change.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        return get_peft_model(network, lora)
 
 
 def adapter_targets(network: nn.Module, targets: Sequence[str] | str) -> list[str]:

@@ -21,10 +21,11 @@ from affinity_service.tasks.suite import Suite
 # What to lower, in the order of preference: first what does not change the result.
 KNOBS = {
     "suite": ("data.workers", "data.block_rows"),
-    "base_model": ("base.workers", "base.batch_size", "model.hidden"),
+    "base_model": ("base.workers", "base.tokens", "base.batch_size", "model.hidden"),
     "gradients": (
         "gradients.workers",
         "gradients.batch_rows",
+        "gradients.batch_tokens",
         "gradients.shard_rows",
         "gradients.dimension",
         "model.hidden",
@@ -36,11 +37,15 @@ KNOBS = {
         "group_models.workers",
         "group_models.models_per_trial",
         "fits.workers",
+        "base.tokens",
         "base.batch_size",
         "model.hidden",
     ),
     "report": ("fits.workers", "gradients.dimension"),
 }
+# Settings of models that read texts, and of others.
+OF_TEXTS = ("base.tokens", "gradients.batch_tokens")
+OF_OTHERS = ("group_models.models_per_trial", "model.hidden")
 DISK_KNOBS = ("gradients.dimension", "fits.subsets")
 # The message names what fills the memory, in the reader's words.
 CONTENT = {
@@ -110,15 +115,17 @@ def _checked(config: Config, suite: Suite, folder: StudyFolder, first: str, last
 
 def _limits(plan: Plan, stored_bytes: int, first: str, last: str) -> list[Limit]:
     machine, names = plan.machine, [stage.name for stage in plan.stages]
+    foreign = OF_OTHERS if isinstance(plan.config.model, PretrainedConfig) else OF_TEXTS
     limits = []
     stages = range(names.index(first), names.index(last) + 1)
     for index in stages:
         name = names[index]
-        limits.append(Limit("memory", machine.usable_memory, _of(index, "bytes"), KNOBS[name], CONTENT[name]))
+        knobs = [knob for knob in KNOBS[name] if knob not in foreign]
+        limits.append(Limit("memory", machine.usable_memory, _of(index, "bytes"), tuple(knobs), CONTENT[name]))
         if machine.gpus:
             share = plan.config.resources.gpus
             available = min(machine.gpus) * (share if isinstance(share, float) and 0 < share < 1 else 1)
-            limits.append(Limit("GPU memory", available, _of(index, "gpu_bytes"), KNOBS[name][1:], CONTENT[name]))
+            limits.append(Limit("GPU memory", available, _of(index, "gpu_bytes"), tuple(knobs[1:]), CONTENT[name]))
 
     def on_disk(plan: Plan) -> float:
         return float(sum(stage.disk_bytes for stage in plan.stages[: stages.stop]))

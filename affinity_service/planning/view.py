@@ -51,7 +51,7 @@ def assumptions(plan: Plan) -> str:
     """What the numbers rest on, in a few sentences."""
     fewest, expected, most = plan.epochs
     epochs = (
-        f"{most} epochs per training"
+        f"{most} epoch{'s' if most > 1 else ''} per training"
         if fewest == most
         else (
             f"about {expected:.0f} epochs per training (early stopping ends between {fewest} and {most}; "

@@ -7,7 +7,8 @@ from typing import Any
 from affinity_service.evaluation.outcomes import RANDOM
 from affinity_service.report import facts
 from affinity_service.report.contents import Contents
-from affinity_service.report.wording import loss_unit
+from affinity_service.report.language import pretrained
+from affinity_service.tasks.units import loss_unit
 
 
 def answer(contents: Contents) -> dict[str, Any]:
@@ -19,6 +20,7 @@ def answer(contents: Contents) -> dict[str, Any]:
         "trained": contents.trained,
         "probes": (contents.calibration or {}).get("probes", 0),
         "groups": contents.groups,
+        "pretrained": pretrained(contents),
         "left_out": len((contents.suite or {}).get("left_out", [])),
         "comparisons": comparisons,
         "score": "test loss" if contents.results is None else facts.score_of(contents.results).replace("_", " "),

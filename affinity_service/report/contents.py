@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,14 +14,17 @@ import pyarrow as pa
 from affinity_service.affinity.matrix import AffinityMatrix
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
+from affinity_service.config_models import PretrainedConfig
+from affinity_service.config_text_suites import LanguageSource
 from affinity_service.errors import UserError
 from affinity_service.evaluation.outcomes import GROUPS
-from affinity_service.report.wording import loss_unit
 from affinity_service.stages import estimates_identity
 from affinity_service.tables import read_table
+from affinity_service.tasks.units import loss_unit
 
 # What one step takes from a loss is shown in millionths of it.
 MILLION = 1e6
+TEXTS = "suite/texts.parquet"
 RESULT_COLUMNS = ["setting", "grouping", "group", "seed", "task", "validation_loss", "test_loss"]
 
 
@@ -38,6 +42,8 @@ class Contents:
     calibration : what the fits' probes said; None without probes.
     fidelity : `fidelity.json`, only while it is of the present estimates.
     measurements, schedule : what the base model's training measured, and which tasks took turns in it.
+    weights : of a pretrained model, shapes of what trains by name.
+    samples : of texts, a question and its answer per task.
     unfinished : stages that have begun and not ended: what comes after them may belong to an earlier run.
     """
 
@@ -57,6 +63,8 @@ class Contents:
     fidelity: dict[str, Any] | None = None
     measurements: pa.Table | None = None
     schedule: pa.Table | None = None
+    weights: dict[str, list[int]] | None = None
+    samples: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @cached_property
     def names(self) -> list[str]:
@@ -148,6 +156,8 @@ def read_contents(folder: StudyFolder) -> Contents:
         fidelity=_fidelity(folder, config),
         measurements=_training_table(folder, "measurements") if config.measuring is not None else None,
         schedule=_training_table(folder, "schedule") if config.schedule is not None else None,
+        weights=_weights(folder) if isinstance(config.model, PretrainedConfig) else None,
+        samples=_samples(folder) if isinstance(config.data, LanguageSource) else {},
     )
 
 
@@ -192,8 +202,29 @@ def _subsets(folder: StudyFolder) -> int:
 def _results(folder: StudyFolder) -> pd.DataFrame | None:
     if not folder.exists("group_models/results.parquet"):
         return None
-    table = read_table(folder, "group_models/results.parquet", RESULT_COLUMNS).to_pandas()
-    return table.astype({"validation_loss": float, "test_loss": float})
+    table = read_table(folder, "group_models/results.parquet")
+    # Only language models answer.
+    columns = [*RESULT_COLUMNS, *(name for name in ("exact_match",) if name in table.column_names)]
+    found = table.select(columns).to_pandas()
+    return found.astype({name: float for name in columns if name not in RESULT_COLUMNS[:5]})
+
+
+def _weights(folder: StudyFolder) -> dict[str, list[int]] | None:
+    """From the head of the file alone: a whole model may train."""
+    if not folder.exists("base_model/model.safetensors"):
+        return None
+    with folder.filesystem.open_input_stream("base_model/model.safetensors") as stream:
+        head = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    return {name: entry["shape"] for name, entry in head.items() if name != "__metadata__"}
+
+
+def _samples(folder: StudyFolder) -> dict[str, tuple[str, str]]:
+    """The first training example of every task."""
+    if not folder.exists(TEXTS):
+        return {}
+    table = read_table(folder, TEXTS).to_pandas()
+    first = table[table["split"] == "train"].drop_duplicates("task")
+    return {str(row.task): (row.input, row.target) for row in first.itertuples()}
 
 
 def _belongs(results: pd.DataFrame, groups: list[list[str]]) -> bool:

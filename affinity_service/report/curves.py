@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from affinity_service.report.facts import BETTER, WORSE, Gain
 from affinity_service.report.svg import HARM, HELP, INK, LINE, PLAIN, inline_svg, new_figure, tidy
@@ -23,7 +23,18 @@ def draw_training(history: Mapping[str, Any], unit: str) -> Markup:
     best = history["best_epoch"]
     figure = new_figure(7.2, 2.9)
     axes = figure.add_axes((0.1, 0.16, 0.88, 0.8))
-    axes.plot(epochs, losses["train"], color=PLAIN, linewidth=1.4, linestyle="--", label="training")
+    # A line of one epoch would not be seen, nor would its axis know whole epochs.
+    marker = "o" if len(epochs) == 1 else ""
+    axes.plot(
+        epochs,
+        losses["train"],
+        color=PLAIN,
+        linewidth=1.4,
+        linestyle="--",
+        label="training",
+        marker=marker,
+        markersize=4,
+    )
     axes.plot(epochs, losses["validation"], color=HELP, linewidth=1.8, label="validation")
     if best in epochs:
         value = losses["validation"][epochs.index(best)]
@@ -31,7 +42,7 @@ def draw_training(history: Mapping[str, Any], unit: str) -> Markup:
         axes.plot([best], [value], "o", color=HELP, markersize=6, label=f"best epoch ({best})")
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"mean loss per task\n({unit})")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True) if len(epochs) > 1 else FixedLocator(epochs))
     axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
     tidy(axes)
     return inline_svg(figure, "Training and validation loss of the base model per epoch")

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from affinity_service.artifacts import StudyFolder
-from affinity_service.report import facts, folding, sections, training, wording
+from affinity_service.report import facts, folding, language, sections, training, wording
 from affinity_service.report.answer import answer
 from affinity_service.report.contents import Contents, read_contents
 
@@ -38,6 +38,7 @@ SECTIONS = (
     Section("pairs", "The partners that stand out", sections.pairs),
     Section("fidelity", "How far the estimates can be trusted", sections.fidelity, "affinity validate STUDY"),
     Section("outcomes", "What grouped training gives", sections.outcomes, _TRAIN),
+    Section("models", "The group models, and how to load them", language.models, _TRAIN, optional=True),
     Section("training", "While the base model trained", training.training, optional=True),
     Section("base_model", "The base model", sections.base_model),
     Section("cost", "Where time and computation went", sections.cost),

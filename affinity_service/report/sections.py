@@ -14,6 +14,7 @@ from affinity_service.report.curves import NAMED_GAINS, draw_gains, draw_trainin
 from affinity_service.report.fidelity import draw_fidelity
 from affinity_service.report.folding import MANY, ends, thinnest
 from affinity_service.report.heatmap import WITH_VALUES, draw_heatmap
+from affinity_service.report.language import exact_answers, examples, group_answers, pretrained
 from affinity_service.report.pairs import extreme_pairs, levels, relative_gains
 from affinity_service.report.wording import decimals_for
 
@@ -22,6 +23,7 @@ BASELINES = (JOINT, SINGLE, RANDOM)
 
 # Stage → what it does, in plain words.
 STAGES = {
+    "suite": "make examples of the data",
     "base_model": "train one model on all tasks",
     "gradients": "gradients of every example's output",
     "fits": "estimate where fine-tuning on every subset leads",
@@ -48,7 +50,9 @@ def groups(contents: Contents) -> Values | None:
             among = ~np.eye(len(names), dtype=bool)
             mates = [float(values[block][among].mean()) for values in both]
         gains = {} if results is None else facts.gains_of(results, names)
-        rows.append({"index": index, "tasks": names, "mates": mates, "gains": gains})
+        rows.append(
+            {"index": index, "tasks": names, "mates": mates, "gains": gains, "answers": group_answers(contents, names)}
+        )
     estimated = decimals_for([value for row in rows for value in row["mates"]])
     measured = [gain for row in rows for gain in row["gains"].values()]
     return {
@@ -59,6 +63,7 @@ def groups(contents: Contents) -> Values | None:
         "decimals": facts.decimals_of(measured) if measured else estimated,
         "estimate_decimals": estimated if contents.measure or not measured else facts.decimals_of(measured),
         "baselines": [b for b in BASELINES if any(b in row["gains"] for row in rows)],
+        "answered": [s for s in (GROUPS, JOINT) if any(s in row["answers"] for row in rows)],
         "superseded": contents.superseded,
         "bound": [
             *facts.bound_sentences(
@@ -194,6 +199,7 @@ def outcomes(contents: Contents) -> Values | None:
         "compared": len(verdicts),
         "seeds": results["seed"].nunique(),
         "sampled": _sampled(contents),
+        "exact": exact_answers(contents, order),
     }
 
 
@@ -210,6 +216,7 @@ def base_model(contents: Contents) -> Values | None:
         "best": best,
         "decimals": decimals_for(losses, 4),
         "model": contents.config.model.model_dump(),
+        "pretrained": pretrained(contents),
     }
 
 
@@ -228,11 +235,19 @@ def cost(contents: Contents) -> Values | None:
 
 def data(contents: Contents) -> Values | None:
     suite = contents.suite
-    return suite and {**suite, "thinnest": thinnest(suite["tasks"]) if len(suite["tasks"]) > MANY else []}
+    if not suite:
+        return None
+    thin = thinnest(suite["tasks"]) if len(suite["tasks"]) > MANY else []
+    return {**suite, "thinnest": thin, "texts": examples(contents)}
 
 
 def making(contents: Contents) -> Values:
-    return {"text": contents.config_text, "written_by": contents.config.written_by}
+    kinds = {task["kind"] for task in (contents.suite or {"tasks": []})["tasks"]}
+    return {
+        "text": contents.config_text,
+        "written_by": contents.config.written_by,
+        "answers": kinds == {"sequence"},
+    }
 
 
 def _contradicted(group: Values) -> bool:

@@ -74,16 +74,6 @@ def _scaled(value: float, base: float, units: list[str]) -> str:
     return f"{value:.{decimals_for([value]) if power else 0}f} {units[power]}"
 
 
-def loss_unit(kinds: Iterable[str]) -> str:
-    """The unit of a loss averaged over tasks of these kinds; the glossary says what a mixed one is."""
-    regression = {kind == "regression" for kind in kinds}
-    if regression == {True}:
-        return "half squared standard deviations"
-    if regression == {True, False}:
-        return "loss units"
-    return "nats"
-
-
 def short(name: str, limit: int) -> str:
     """A task's name on one line of at most `limit` characters; the middle goes, as names often differ at the end."""
     line = " ".join("".join(" " if unicodedata.category(c).startswith("C") else c for c in name).split()) or "?"

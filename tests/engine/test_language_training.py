@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import json
 import uuid
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
 from safetensors.torch import load
 
+from affinity_service.affinity.lookahead import MEASURES
+from affinity_service.affinity.measured import history_of
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config, ResourceConfig, TrainConfig
 from affinity_service.config_models import CausalLMConfig, LoRAConfig
+from affinity_service.config_training import MeasuringPart, ScheduleConfig
 from affinity_service.engine.base_model import train_base_model
 from affinity_service.engine.context import StageContext
 from affinity_service.engine.deepspeed_settings import READY_MADE
-from affinity_service.engine.group_models import is_batched, train_group_models
+from affinity_service.engine.group_models import train_group_models
 from affinity_service.engine.train import train_model
 from affinity_service.engine.train_job import TrainJob
-from affinity_service.errors import UserError
 from affinity_service.evaluation.stacked import split_losses
 from affinity_service.models import build_model
 from affinity_service.models.adapter_files import load_adapter
 from affinity_service.models.state import load_trained, trained_shapes
 from affinity_service.reporter import LogReporter
+from affinity_service.tables import read_table
 from affinity_service.tasks import VALIDATION
 from affinity_service.tasks.suite import TEST
 from tests.language_models import answers_suite
@@ -38,10 +43,10 @@ TRAIN = TrainConfig(epochs=2, batch_size=12, learning_rate=0.02, mixing_temperat
 LORA = LoRAConfig(rank=4, targets="all-linear")
 
 
-def train(path, storage, model=None, name=None, **changes):
+def train(path, storage, model=None, name=None, measuring=None, schedule=None, **changes):
     config = CausalLMConfig(path=path, **(model or {"adapter": LORA}))
     settings = TrainConfig(**{**TRAIN.model_dump(), **changes})
-    job = TrainJob(ray.put(SUITE), config, settings, (0, 1, 2))
+    job = TrainJob(ray.put(SUITE), config, settings, (0, 1, 2), measuring=measuring, schedule=schedule)
     return train_model(job, ResourceConfig(), str(storage), name or f"language-{uuid.uuid4().hex[:8]}")
 
 
@@ -121,10 +126,10 @@ def test_base_and_group_models_leave_adapters_that_peft_reads(tiny_llama, tmp_pa
     config = Config.parse(
         {
             "name": "answers",
-            "data": {"source": "yeast"},
+            "data": {"source": "text", "path": "rows.jsonl"},
             "model": {"kind": "causal_lm", "path": tiny_llama},
             "base": {"epochs": 1, "batch_size": 12, "learning_rate": 0.02},
-            "group_models": {"seeds": 1, "start": "base", "random_groupings": 0, "single_tasks": 0},
+            "group_models": {"seeds": 1, "start": "base", "random_groupings": 1, "single_tasks": 1},
         }
     )
     folder = StudyFolder.at(tmp_path / "study")
@@ -135,6 +140,10 @@ def test_base_and_group_models_leave_adapters_that_peft_reads(tiny_llama, tmp_pa
     per_task = folder.read_json("group_models/group-00/tasks.json")
     assert list(per_task) == SUITE.names
     assert all(0 <= task["exact_match"] <= 1 and task["test_loss"] < 6 for task in per_task.values())
+    results = read_table(folder, "group_models/results.parquet").to_pandas()
+    asked = results.groupby("setting")["exact_match"].count().to_dict()
+    # Random groups of one group are that group.
+    assert asked == {"groups": 3, "joint": 3, "single": 1, "random": 3}
     model = build_model(config.model, SUITE.inputs.shape[1:], SUITE.tasks, 0).eval()
     ids = torch.tensor([[1, 50, 60, 20]])
     for place in ("base_model/adapter", "group_models/group-00"):
@@ -146,8 +155,15 @@ def test_base_and_group_models_leave_adapters_that_peft_reads(tiny_llama, tmp_pa
     np.testing.assert_allclose([task["test_loss"] for task in per_task.values()], test, rtol=1e-5)
 
 
-def test_language_models_cannot_be_stacked(tiny_llama, tmp_path):
-    content = {"name": "answers", "data": {"source": "yeast"}, "group_models": {"trainer": "batched"}}
-    config = Config.parse({**content, "model": {"kind": "causal_lm", "path": tiny_llama}})
-    with pytest.raises(UserError, match=r"group_models.trainer is batched, but models of kind causal_lm"):
-        is_batched(config, SUITE)
+def test_affinities_are_measured_and_tasks_take_turns_beside_frozen_weights(one, tiny_llama, tmp_path):
+    part = MeasuringPart(every=2, step="optimizer", batch="held_out", shared=[], sketch="auto", lookahead=True)
+    measured = train(tiny_llama, tmp_path, measuring=part)
+    assert (measured.weights, measured.moments) == (one.weights, one.moments)
+    table = pq.read_table(io.BytesIO(measured.beside["measurements.parquet"]))
+    for name in MEASURES:
+        assert np.isfinite(history_of(table, name, 3)).any(axis=0).all()
+    turns = train(tiny_llama, tmp_path, schedule=ScheduleConfig(tau=-1, refresh=2, beta=0.5))
+    assert np.isfinite(losses(turns)).all()
+    # With tau −1 every pair conflicts: a task at a time.
+    refreshes = pq.read_table(io.BytesIO(turns.beside["schedule.parquet"])).to_pylist()
+    assert max(len(row["active"]) for row in refreshes) == 3

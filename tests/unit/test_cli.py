@@ -99,3 +99,11 @@ def test_json_has_null_for_what_is_no_finite_number(capsys):
     assert json.loads(text) == {"a": [1.5, None, [None, 2]], "b": {"c": None, "d": "NaN"}}
     assert text.count("NaN") == 1
     assert "Infinity" not in text
+
+
+def test_predictions_say_their_unit(printed, monkeypatch):
+    table = pd.DataFrame({"task": ["a"], "predicted_loss": [1.0], "standard_error": [0.1], "alone": [1.5]})
+    table.attrs["unit"] = "nats per answer token"
+    monkeypatch.setattr(cli, "_open", lambda _: SimpleNamespace(predict=lambda _: table))
+    cli.predict("study", "a")
+    assert "Validation loss in nats per answer token, lower is better" in printed.getvalue()

@@ -103,3 +103,12 @@ def test_features_that_are_computed_again_meanwhile_refuse_the_task(folder, monk
     with pytest.raises(UserError, match="were computed again while it was being added"):
         Study(folder).add_task("new", LABELS)
     assert folder.list("added/") == []
+
+
+def test_a_language_model_gets_no_task_beside_its_own(tmp_path):
+    data = {"source": "text", "path": "rows.jsonl"}
+    config = Config.parse({"name": "x", "data": data, "model": {"kind": "causal_lm", "path": "small"}})
+    folder = StudyFolder.at(tmp_path)
+    folder.write_bytes("config.yaml", config.to_yaml().encode())
+    with pytest.raises(UserError, match=r"task `new`: add_task .* not beside models of kind causal_lm; put"):
+        Study(folder).add_task("new", LABELS)

@@ -12,13 +12,13 @@ from affinity_service.report.wording import (
     decimals_for,
     duration,
     flops,
-    loss_unit,
     memory,
     number,
     percent,
     short,
     signed,
 )
+from affinity_service.tasks.units import loss_unit
 
 NAN = math.nan
 
@@ -118,6 +118,7 @@ def test_units_follow_the_kinds() -> None:
     assert loss_unit(["binary", "multiclass"]) == "nats"
     assert loss_unit(["regression"]) == "half squared standard deviations"
     assert loss_unit(["regression", "binary"]) == "loss units"
+    assert loss_unit(["sequence", "sequence"]) == "nats per answer token"
 
 
 def test_short_keeps_both_ends_on_one_line() -> None:

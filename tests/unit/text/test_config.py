@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import pytest
 
 from affinity_service.config import Config
 from affinity_service.config_models import CausalLMConfig
 from affinity_service.config_text_suites import CldrSource, TextSource
 from affinity_service.errors import UserError
+from affinity_service.text.source import selected_rows
 
 MODEL = {"kind": "causal_lm", "path": "/models/small"}
 
@@ -55,3 +58,36 @@ def test_mistakes_are_named(data, message):
 def test_texts_need_a_language_model():
     with pytest.raises(UserError, match=r"data.source cldr needs model.kind causal_lm, found mlp"):
         parsed({"source": "cldr"}, {"hidden": [4]})
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"fits": {"evaluate": "network"}}, r"fits.evaluate network .* kind causal_lm are too large for: use auto"),
+        ({"group_models": {"trainer": "batched"}}, r"group_models.trainer batched stacks models, .* use auto"),
+        ({"validation": {"oracle_seeds": 2}}, r"validation.oracle_seeds 2 trains linearised models, .* use 0"),
+        (
+            {"schedule": {"tau": 0.1}, "base": {"precision": "bf16"}},
+            "schedule leaves the heads .* found zero_stage 0, precision bf16",
+        ),
+    ],
+)
+def test_what_only_small_models_can_do_is_refused_before_anything_runs(section, message):
+    content = {"name": "x", "data": {"source": "text", "path": "p"}, "model": MODEL}
+    with pytest.raises(UserError, match=message):
+        Config.parse({**content, **section})
+
+
+@pytest.mark.parametrize("section", [{"affinity": {"estimator": "lookahead"}}, {"measure": {"always": True}}])
+def test_affinities_can_be_measured_while_a_language_model_trains(section):
+    content = {"name": "x", "data": {"source": "text", "path": "p"}, "model": MODEL}
+    assert Config.parse({**content, **section}).measuring is not None
+
+
+@pytest.mark.parametrize(("name", "tasks"), [("smollm2_cldr", 12), ("smollm2_cldr_100", 100)])
+def test_ready_configs_have_as_many_tasks_as_they_say(name, tasks):
+    config = Config.load(Path(__file__).parents[3] / f"ray_jobs/configs/{name}.yaml")
+    selection = selected_rows(config.data)
+    assert len(selection.tasks) == tasks
+    assert not selection.left_out
+    assert config.data.tokenizer == config.model.path
