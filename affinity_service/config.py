@@ -68,7 +68,7 @@ class TrainConfig(StageConfig):
     workers: int = Execution(1, ge=1)
     accumulation: int = Execution(1, ge=1, description="micro-batches per optimizer step and worker")
     zero_stage: Literal[0, 1, 2, 3] = Execution(0)
-    tokens: int = Execution(4096, ge=1, description="of texts: at most so many per pass and worker, padding counted")
+    tokens: int = Execution(2048, ge=1, description="of texts: at most so many per pass and worker, padding counted")
     deepspeed: str | None = Execution(
         None, description="DeepSpeed's own settings: a JSON file, or the name of one of cluster_configs/deepspeed"
     )
