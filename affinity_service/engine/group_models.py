@@ -33,10 +33,10 @@ from affinity_service.evaluation.stacked import RunOutcome, StackedTrainer, spli
 from affinity_service.models import build_model
 from affinity_service.models.adapter_files import adapter_files
 from affinity_service.models.causal_lm import CausalLM
-from affinity_service.models.pretrained import load_tokenizer
 from affinity_service.models.state import load_trained
 from affinity_service.tables import read_table, write_table
 from affinity_service.tasks.suite import TEST, VALIDATION, Suite
+from affinity_service.text.tokenizer import load_tokenizer
 
 # Above so many parameters a stack of models gains little over training them one by one.
 STACKABLE_PARAMETERS = 2_000_000

@@ -50,23 +50,6 @@ def pretrained_identity(path: str) -> str:
     return _identity(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 
-def load_tokenizer(path: str) -> Any:
-    """The tokenizer of transformers beside the model; it need not know a token for padding.
-
-    Raises
-    ------
-    UserError
-        There is none.
-    """
-    from transformers import AutoTokenizer
-
-    folder = pretrained_folder(path)
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model.path {path}: no tokenizer in {folder}: {_first_line(error)}") from error
-
-
 @contextmanager
 def loading(path: str) -> Iterator[None]:
     """Without the loader's progress bars, and with its errors as ours.

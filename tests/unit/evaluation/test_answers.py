@@ -15,9 +15,9 @@ from affinity_service.evaluation.flops import RunFlops, example_flops, examples_
 from affinity_service.evaluation.stacked import split_losses
 from affinity_service.models import TaskLosses, build_model
 from affinity_service.models.generation import generate_answers
-from affinity_service.models.pretrained import load_tokenizer
 from affinity_service.tasks.suite import TEST, TRAIN, VALIDATION
 from affinity_service.tasks.tokens import TokenRows
+from affinity_service.text.tokenizer import load_tokenizer
 from tests.language_models import answers_suite
 
 SUITE = answers_suite(rows=60)

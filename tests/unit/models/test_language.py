@@ -15,9 +15,10 @@ from affinity_service.models import TaskLosses, build_model
 from affinity_service.models.adapter_files import ADAPTER, load_adapter, save_adapter
 from affinity_service.models.generation import exact_match, generate_answers
 from affinity_service.models.losses import task_weights
-from affinity_service.models.pretrained import load_tokenizer, pretrained_folder, pretrained_identity
+from affinity_service.models.pretrained import pretrained_folder, pretrained_identity
 from affinity_service.models.state import load_trained, trained_parameters, trained_shapes
 from affinity_service.tasks.suite import Task
+from affinity_service.text.tokenizer import load_tokenizer
 from tests.language_models import END, START, answers_suite, write_tiny_bert, write_tiny_llama
 
 SUITE = answers_suite(rows=20)
