@@ -196,8 +196,8 @@ def _from_features(
     }
     # A random projection knows no metric and no basis.
     stop = StopRule(noise=read_calibration(folder).stop.noise)
-    plain = {name: tensor for name, tensor in anchor.items() if name not in ("basis", "own")}
-    plain["scale"] = torch.ones_like(plain["scale"])
+    plain = {name: anchor[name] for name in ("weights", "mean", "validation_mean", "square")}
+    plain["scale"] = torch.ones_like(anchor["scale"])
     for seed in range(config.validation.recipe_seeds):
         recipe = recipe_config(config, seed)
         features = recipe_rows(model.to(device), suite, recipe)
