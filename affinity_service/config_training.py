@@ -1,4 +1,5 @@
-"""Config of what is measured and scheduled while the base model trains, and of the trainings that measure estimates."""
+"""Config of trainings, of what is measured and scheduled while the base model trains, and of the trainings that measure
+estimates."""
 
 from __future__ import annotations
 
@@ -10,6 +11,41 @@ from affinity_service.config_base import Execution, StageConfig
 
 # Affinities that come from the joint training itself (TAG), not from gradients at its end.
 MEASURED = ("lookahead", "first_order", "cosine")
+
+
+class TrainConfig(StageConfig):
+    """Training of one multitask model; the base model and group models share it."""
+
+    epochs: int = Field(40, ge=1, description="at most; early stopping ends sooner")
+    patience: int = Field(5, ge=1, description="epochs without a better validation loss before stopping")
+    batch_size: int = Field(100, ge=1, description="examples per optimizer step over all workers")
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    gradient_clipping: float = Field(1.0, ge=0, description="global norm; 0 turns it off")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    mixing_temperature: float | None = Field(
+        None, gt=0, description="a task counts as its examples^(1/temperature) do: 1 by size; null: all tasks alike"
+    )
+    seed: int = Field(0, ge=0)
+    workers: int = Execution(1, ge=1)
+    accumulation: int = Execution(1, ge=1, description="micro-batches per optimizer step and worker")
+    zero_stage: Literal[0, 1, 2, 3] = Execution(0)
+    tokens: int = Execution(2048, ge=1, description="of texts: at most so many per pass and worker, padding counted")
+    deepspeed: str | None = Execution(
+        None, description="DeepSpeed's own settings: a JSON file, or the name of one of cluster_configs/deepspeed"
+    )
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> TrainConfig:
+        pieces = self.workers * self.accumulation
+        if self.batch_size % pieces:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of workers × accumulation = {pieces}: "
+                f"use {max(1, round(self.batch_size / pieces)) * pieces}"
+            )
+        return self
 
 
 class MeasureConfig(StageConfig):
@@ -112,3 +148,18 @@ class ValidationConfig(StageConfig):
         if not 1 <= low <= high:
             raise ValueError(f"sizes {low, high} must satisfy 1 <= smallest <= largest")
         return self
+
+
+class GroupModelConfig(StageConfig):
+    """Models of the groups against joint, single-task and random groups."""
+
+    seeds: int = Field(3, ge=1, description="trainings per model; intervals are over them")
+    start: Literal["initial", "base"] = Field("initial", description="from scratch, or fine-tune the base model")
+    random_groupings: int = Field(3, ge=0, description="random groupings of the same sizes")
+    single_tasks: int = Field(50, ge=0, description="at most so many single-task models, a seeded sample above it")
+    seed: int = Field(1000, ge=0)
+    models_per_trial: int = Execution(64, ge=1, description="small models trained together in one Tune trial")
+    workers: int = Execution(2, ge=1, description="trials at a time")
+    trainer: Literal["auto", "batched", "deepspeed"] = Field(
+        "auto", description="small models as stacked plain loops (fp32), or each through the base model's trainer"
+    )

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from affinity_service.affinity.added import (
     EstimatorWithAdded,
+    check_can_add,
     estimator_of_all,
     gradients_identity,
     read_added,
@@ -27,7 +28,6 @@ from affinity_service.affinity.matrix import AffinityMatrix
 from affinity_service.affinity.partners import forward_selection
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
-from affinity_service.config_models import PretrainedConfig
 from affinity_service.errors import UserError
 from affinity_service.gradients.anchor import read_anchor
 from affinity_service.gradients.new_task import NewTask, new_task
@@ -194,12 +194,7 @@ class Study:
             The name is taken, the labels do not fit, the study trains its subsets instead of estimating them, or a
             driver is at work on it.
         """
-        require_losses(self.config, "add_task")
-        if isinstance(self.config.model, PretrainedConfig):
-            raise UserError(
-                f"task `{name}`: add_task fits a head to vectors or a graph, not beside models of kind "
-                f"{self.config.model.kind}; put the task's examples into the data and run the study again"
-            )
+        check_can_add(self.config, name)
         # One at a time, and none while a driver may compute the features again.
         with driver_lock(self.folder) as check:
             # What another process added since is not in what was read before.

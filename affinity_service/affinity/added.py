@@ -28,11 +28,12 @@ from affinity_service.affinity.build import (
     study_estimator,
 )
 from affinity_service.affinity.calibration import Calibration
-from affinity_service.affinity.estimates import Estimator, SubsetEstimates
+from affinity_service.affinity.estimates import Estimator, SubsetEstimates, require_losses
 from affinity_service.affinity.linearized import LinearizedEstimator
 from affinity_service.affinity.network import ValidationNetworks
 from affinity_service.artifacts import StudyFolder, fingerprint
 from affinity_service.config import Config
+from affinity_service.config_models import PretrainedConfig
 from affinity_service.errors import UserError
 from affinity_service.fitting.task_rows import TaskRows
 from affinity_service.gradients.added_rows import anchor_with, rows_with
@@ -43,6 +44,16 @@ FOLDER = "added/"
 # Estimators of subsets with added tasks that are kept, the last ones asked for: each holds the study's rows again.
 KEPT = 2
 _FACTS = "affinity"
+
+
+def check_can_add(config: Config, task: str) -> None:
+    """Raises UserError for a study that cannot take in a task: it predicts no losses, or its model has no heads."""
+    require_losses(config, "add_task")
+    if isinstance(config.model, PretrainedConfig):
+        raise UserError(
+            f"task `{task}`: add_task fits a head to vectors or a graph, not beside models of kind "
+            f"{config.model.kind}; put the task's examples into the data and run the study again"
+        )
 
 
 def gradients_identity(folder: StudyFolder) -> str | None:
