@@ -37,7 +37,7 @@ TASKS = [
 WHOLE_WAY = 3600
 
 
-def function_vectors(rows: Path) -> dict[str, Any]:
+def function_vectors(rows: Path, seeds: int) -> dict[str, Any]:
     return {
         "data": {
             "source": "text",
@@ -57,16 +57,16 @@ def function_vectors(rows: Path) -> dict[str, Any]:
         },
         "gradients": {"dimension": 200, "landmarks": 500},
         "fits": {"subsets": 100, "sizes": [3, 5], "epochs": 2, "probes": 4},
-        "validation": {"subsets": 30, "sizes": [2, 5], "anchors": 3, "seeds": 2, "recipe_seeds": 3, "tile": 2},
+        "validation": {"subsets": 30, "sizes": [2, 5], "anchors": 3, "seeds": seeds, "recipe_seeds": 3, "tile": 2},
         "groups": {"k": 4},
     }
 
 
-def fidelity(folder: Path) -> None:
+def fidelity(folder: Path, seeds: int) -> None:
     rows = folder / "function_vectors.parquet"
     if not rows.exists():
         import_function_vectors(str(DATA / "function_vectors"), str(rows))
-    config = Config.parse(function_vectors(rows), name="function_vectors")
+    config = Config.parse(function_vectors(rows, seeds), name="function_vectors")
     study = Study.run(config, folder / config.name, reporter=LogReporter(), until="validation")
     stages(study)
     content = study.folder.read_json("fidelity.json")
@@ -118,6 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="function_vectors,default,hundred")
     parser.add_argument("--keep", type=Path)
+    parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
     folder = options.keep or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +126,7 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     with connected():
         if "function_vectors" in wanted:
-            fidelity(folder)
+            fidelity(folder, options.seeds)
         if "default" in wanted:
             whole_way("smollm2_cldr", folder, "report")
         if "hundred" in wanted:
