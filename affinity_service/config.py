@@ -107,6 +107,7 @@ class FitConfig(StageConfig):
         "auto", description="follow the optimizer, or one penalised fit (the paper's); auto: the path where it can go"
     )
     epochs: int = Field(15, ge=1, description="of the fine-tuning; the path follows so many at most")
+    learning_rate: float | None = Field(None, gt=0, description="of the fine-tuning; the base model's when absent")
     stop: Literal["best", "last"] = Field("best", description="at the best validation loss, or after all epochs")
     evaluate: Literal["auto", "linearized", "network"] = Field(
         "auto", description="losses from the features, or of the network at the weights found; auto: of small networks"
@@ -336,6 +337,19 @@ class Config(StageConfig):
     def averaging(self) -> AveragingPart | None:
         """How measurements are averaged; None where there are none."""
         return None if self.measuring is None else AveragingPart(window=self.measure.window)
+
+    @property
+    def tuning(self) -> TrainConfig:
+        """The training that is asked about: fine-tuning of the base model."""
+        rate = self.fits.learning_rate or self.base.learning_rate
+        return self.base.model_copy(update={"learning_rate": rate, "epochs": self.fits.epochs})
+
+    @property
+    def grouped(self) -> TrainConfig:
+        """The training of the group models."""
+        return self.base.model_copy(
+            update={"learning_rate": self.group_models.learning_rate or self.base.learning_rate}
+        )
 
     @property
     def path_can_go(self) -> bool:

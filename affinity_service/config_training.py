@@ -155,6 +155,7 @@ class GroupModelConfig(StageConfig):
 
     seeds: int = Field(3, ge=1, description="trainings per model; intervals are over them")
     start: Literal["initial", "base"] = Field("initial", description="from scratch, or fine-tune the base model")
+    learning_rate: float | None = Field(None, gt=0, description="of their training; the base model's when absent")
     random_groupings: int = Field(3, ge=0, description="random groupings of the same sizes")
     single_tasks: int = Field(50, ge=0, description="at most so many single-task models, a seeded sample above it")
     seed: int = Field(1000, ge=0)

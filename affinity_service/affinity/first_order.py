@@ -42,12 +42,12 @@ def first_order_losses(
     losses = np.full((len(subsets), len(base)), np.nan)
     for row, subset in zip(losses, subsets, strict=True):
         own = list(subset)
-        steps = epochs * steps_per_epoch(suite.count(TRAIN, own), config.base.batch_size)
-        length = config.base.learning_rate * steps
-        if config.base.optimizer == "sgd":
-            length /= 1 - config.base.momentum
+        steps = epochs * steps_per_epoch(suite.count(TRAIN, own), config.tuning.batch_size)
+        length = config.tuning.learning_rate * steps
+        if config.tuning.optimizer == "sgd":
+            length /= 1 - config.tuning.momentum
         else:
-            root = np.sqrt(square[own].mean(axis=0) / len(own) / config.base.batch_size)
+            root = np.sqrt(square[own].mean(axis=0) / len(own) / config.tuning.batch_size)
             length /= root[root > 0].mean()
         row[own] = base[own] - length * products[np.ix_(own, own)].mean(axis=0)
     return losses

@@ -191,12 +191,12 @@ class LinearizedEstimator:
 
     def _training(self, subsets: Sequence[Sequence[int]]) -> Training:
         examples = [self._labelled.count(subset) for subset in subsets]
-        steps = [steps_per_epoch(count, self.config.base.batch_size) for count in examples]
-        return Training(self.config.base.batch_size, torch.tensor(steps), torch.tensor(examples))
+        steps = [steps_per_epoch(count, self.config.tuning.batch_size) for count in examples]
+        return Training(self.config.tuning.batch_size, torch.tensor(steps), torch.tensor(examples))
 
     def _follow_path(self, layout: SubsetWeights, last: int, _: Sequence[Moment], look: Callable) -> None:
         if self._paths is None:
-            self._paths = Paths(self._train, self.anchor, training_optimizer(self.config.base))
+            self._paths = Paths(self._train, self.anchor, training_optimizer(self.config.tuning))
         converged = torch.ones(len(layout.subsets), dtype=torch.bool, device=self.device)
         training = self._training(layout.subsets)
         self._paths.run(layout, training, last, lambda epoch, w, c: look(epoch + 1, w, c, converged))
@@ -214,7 +214,7 @@ class LinearizedEstimator:
         c: Tensor | None = None
         for epochs in sorted(grid):
             if fixed == "auto":
-                l2 = ridge_penalties(self.anchor, subsets, self._training(subsets), sizes, epochs, self.config.base)
+                l2 = ridge_penalties(self.anchor, subsets, self._training(subsets), sizes, epochs, self.config.tuning)
             else:
                 l2 = torch.full((len(subsets),), float(fixed))
             c, converged = self._ridges(subsets, l2 * self.penalty_factor, c)

@@ -217,7 +217,7 @@ def _train_stacked(
             load_trained(model, load_safetensors(initial), "the base model")
         return model
 
-    return StackedTrainer(suite, config.base, build, device).train(runs)
+    return StackedTrainer(suite, config.grouped, build, device).train(runs)
 
 
 def _train_one_by_one(
@@ -227,7 +227,7 @@ def _train_one_by_one(
     outcomes = []
     model = _build(config, suite, 0)
     for run in runs:
-        train = config.base.model_copy(update={"seed": run.seed})
+        train = config.grouped.model_copy(update={"seed": run.seed})
         name = f"group-{fingerprint([run.tasks, run.seed])[:12]}"
         job = TrainJob(reference, config.model, train, run.tasks, initial=initial)
         trained = train_model(job, config.resources, scratch, name)

@@ -101,7 +101,8 @@ def pieces_of(config: Config, folder: StudyFolder, suite: Suite, subsets: Sequen
     from_base = settings.start == "base"
     base = (folder.manifest("base_model") or {})["identity"] if from_base else None
     epochs = config.fits.epochs if from_base else config.base.epochs
-    sections = [config.model.fingerprint_part(), config.base.fingerprint_part()]
+    training = config.tuning if from_base and config.fits.learning_rate else config.base
+    sections = [config.model.fingerprint_part(), training.fingerprint_part()]
     parts = [TRAINING_VERSION, suite.content_hash, sections, settings.start, base, epochs]
     found = []
     for linearised, count in ((False, 2 * settings.seeds), (True, settings.oracle_seeds if from_base else 0)):

@@ -78,7 +78,8 @@ class FineTuner:
     ) -> None:
         self.suite, self.config, self.weights = suite, config, weights
         self.epochs = config.fits.epochs if epochs is None else epochs
-        training = config.base.model_copy(update={"epochs": self.epochs, "patience": self.epochs})
+        training = config.base if weights is None else config.tuning
+        training = training.model_copy(update={"epochs": self.epochs, "patience": self.epochs})
         model = self._build(0)
         # From given weights all seeds start alike.
         build = self._build if weights is None else lambda seed: model
