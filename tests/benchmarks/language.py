@@ -48,10 +48,10 @@ def function_vectors(rows: Path, seeds: int) -> dict[str, Any]:
         },
         "model": {"kind": "causal_lm", "path": MODEL},
         "base": {
-            "epochs": 10,
-            "patience": 3,
+            "epochs": 8,
+            "patience": 2,
             "batch_size": 16,
-            "learning_rate": 2e-4,
+            "learning_rate": 5e-4,
             "precision": "bf16",
             "tokens": 1024,
         },
