@@ -27,11 +27,13 @@ from affinity_service.affinity.build import base_model
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.engine.session import connected
+from affinity_service.evaluation.cost import TRAININGS
 from affinity_service.evaluation.stacked import split_losses
 from affinity_service.graphs.blocks import layer_name, layer_reader, write_block
 from affinity_service.graphs.generate import generate_graph
 from affinity_service.graphs.propagate import next_hop
 from affinity_service.graphs.tiles import read_tiles, tile_edges, write_tiles
+from affinity_service.planning.workload import Subsets
 from affinity_service.reporter import LogReporter
 from affinity_service.tasks.prepared import read_suite
 from affinity_service.tasks.suite import VALIDATION as VALIDATION_SPLIT
@@ -119,7 +121,9 @@ def whole_way(name: str, folder: Path, fidelity: bool) -> None:
     print(f"whole way: {wall:.0f} s now, stages {spent:.0f} s together (asked {60 * minutes:.0f}), peak {peak:.1f} GiB")
     if fidelity:
         Study.run(Config.parse(config(), name=name), folder / name, reporter=LogReporter(), until="validation")
-        print_fidelity(study.folder.read_json("fidelity.json"))
+        found = study.folder.read_json("fidelity.json")
+        print_fidelity(found)
+        print_parts(study, found["flops_ratio_total"])
 
 
 def print_fidelity(found: dict[str, Any]) -> None:
@@ -138,6 +142,15 @@ def print_fidelity(found: dict[str, Any]) -> None:
     print(f"coverage of 90% intervals: {found['best_validation']['estimate'].get('coverage_90')}")
     for ratio in ("flops_ratio_model", "flops_ratio_total", "seconds_ratio"):
         print(f"{ratio}: {found[ratio]:.4f}")
+
+
+def print_parts(study: Study, ratio: float) -> None:
+    """What of `flops_ratio_total` every stage is."""
+    flops = {stage["name"]: stage["flops"] for stage in study.folder.read_json("timings.json")["stages"]}
+    scale = TRAININGS / Subsets.larger_count(study.config, len(study.tasks))
+    parts = {"base_model": flops["base_model"], "gradients": flops["gradients"], "fits": scale * flops["fits"]}
+    shares = ", ".join(f"{name} {ratio * own / sum(parts.values()):.4f}" for name, own in parts.items())
+    print(f"flops_ratio_total by stage: {shares}")
 
 
 def propagation(folder: Path) -> None:
