@@ -29,6 +29,8 @@ from affinity_service.errors import UserError
 
 # Above so many tasks, heads of at most so many parameters are coordinates of their own.
 MANY_TASKS, LARGEST_HEAD = 50, 256
+# Tasks of a probe.
+PROBE_SIZES = (2, 8)
 # With so many tasks `auto` still fits every pair.
 EVERY_PAIR = 100
 # What `auto` grows to at most.
@@ -119,6 +121,12 @@ class FitConfig(StageConfig):
     seed: int = Field(0, ge=0)
     tile: int = Field(128, ge=1, description="subsets per file, the unit of resuming")
     workers: int = Execution(2, ge=1)
+
+    @property
+    def probe_sizes(self) -> tuple[int, int]:
+        """Fewest and most tasks of a probe: as many as the larger subsets have where all have more than a probe usually
+        has. Courses of few tasks scatter more, and from probes of 500 tasks they said the wrong of subsets of ten."""
+        return self.sizes if self.sizes[0] > PROBE_SIZES[1] else PROBE_SIZES
 
     def fits_every_pair(self, tasks: int) -> bool:
         return self.pairs == "all" or (self.pairs == "auto" and tasks <= EVERY_PAIR)

@@ -13,6 +13,7 @@ from scipy import stats
 
 from affinity_service.affinity.stopping import AT_THE_BEST, StopRule
 from affinity_service.artifacts import StudyFolder
+from affinity_service.config import PROBE_SIZES, FitConfig
 
 CALIBRATION = "fits/calibration.json"
 # Trainings of a probe. Their mean is what is predicted: the order of the examples is no fault of the prediction.
@@ -62,17 +63,24 @@ class Calibration:
         return cls(**{**content, "stop": rule, "task_errors": tuple(content["task_errors"])})
 
 
-def probe_subsets(tasks: int, count: int, seed: int) -> list[tuple[int, ...]]:
-    """`count` distinct subsets of 2 to 8 tasks, every task as often as possible; at most a third of those there are,
-    so that others are left to be validated on."""
+def probes_of(fits: FitConfig, tasks: int) -> list[tuple[int, ...]]:
+    """The probes of a study with so many tasks. There are few distinct subsets of most of them: then of any size."""
+    sizes = fits.probe_sizes if 2 * fits.probe_sizes[0] <= tasks else PROBE_SIZES
+    return probe_subsets(tasks, fits.probes, fits.seed, sizes)
+
+
+def probe_subsets(tasks: int, count: int, seed: int, sizes: tuple[int, int] = PROBE_SIZES) -> list[tuple[int, ...]]:
+    """`count` distinct subsets of so many tasks, fewest and most, every task as often as possible; at most a third of
+    those there are, so that others are left to be validated on."""
     rng = np.random.default_rng([seed, 31])
-    count = min(count, sum(math.comb(tasks, size) for size in range(2, min(8, tasks) + 1)) // 3)
+    low, high = (min(size, tasks) for size in sizes)
+    count = min(count, sum(math.comb(tasks, size) for size in range(max(2, low), high + 1)) // 3)
     chosen: dict[tuple[int, ...], None] = {}
     waiting: list[int] = []
     for _ in range(20 * count):
         if len(chosen) == count:
             break
-        size = int(rng.integers(min(2, tasks), min(8, tasks) + 1))
+        size = int(rng.integers(low, high + 1))
         while len(waiting) < size:
             waiting += [task for task in rng.permutation(tasks).tolist() if task not in waiting]
         chosen[tuple(sorted(waiting[:size]))] = None

@@ -30,7 +30,7 @@ from affinity_service.affinity.calibration import (
     PROBE_SEEDS,
     Calibration,
     calibrate,
-    probe_subsets,
+    probes_of,
     read_calibration,
 )
 from affinity_service.affinity.estimates import stated_moment
@@ -90,7 +90,7 @@ def fit_tile(
 def fine_tune_probes(suite: Suite, seed: int, config: Config, folder: StudyFolder) -> tuple[FineTuned, float]:
     """Truly fine-tune all probes with one seed; and the seconds it took."""
     start = time.perf_counter()
-    subsets = probe_subsets(len(suite.tasks), config.fits.probes, config.fits.seed)
+    subsets = probes_of(config.fits, len(suite.tasks))
     (tuned,) = FineTuner(suite, config, base_weights(folder), device_here()).run(subsets, [seed])
     return tuned, time.perf_counter() - start
 
@@ -103,7 +103,7 @@ def calibrate_by_probes(
     start = time.perf_counter()
     rows, anchor = inputs
     truths, seconds = zip(*tuned, strict=True)
-    subsets = probe_subsets(len(suite.tasks), config.fits.probes, config.fits.seed)
+    subsets = probes_of(config.fits, len(suite.tasks))
     moment = stated_moment(config)
     losses, epochs = (np.mean(each, axis=0) for each in zip(*(truth.at(moment) for truth in truths), strict=True))
     follows = config.solution == "path" and moment == "best"
@@ -151,7 +151,7 @@ def fit_subsets_stage(context: StageContext) -> StageOutcome:
     linearized = config.affinity.estimator == "linearized"
     if linearized and runs_network(config, base_weights(folder), len(suite.tasks)) and not folder.exists(EXAMPLES):
         keep_examples(folder, suite)
-    probes = probe_subsets(len(suite.tasks), config.fits.probes, config.fits.seed)
+    probes = probes_of(config.fits, len(suite.tasks))
     if probes and linearized and not folder.exists(CALIBRATION):
         context.progress(0, len(subsets), f"{len(probes)} probes")
         seeds = seeds_of("probe", config.fits.seed, PROBE_SEEDS)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from affinity_service.affinity.build import base_model, base_weights, device_here, study_estimator
-from affinity_service.affinity.calibration import Calibration, probe_subsets, read_calibration
+from affinity_service.affinity.calibration import Calibration, probes_of, read_calibration
 from affinity_service.affinity.estimates import Moment, SubsetEstimates, stated_moment
 from affinity_service.affinity.first_order import first_order_losses
 from affinity_service.affinity.linearized import LinearizedEstimator
@@ -60,7 +60,7 @@ def validation_subsets(config: Config, tasks: int) -> list[tuple[int, ...]]:
     settings, anchors = config.validation, anchor_tasks(config, tasks)
     low, high = (min(size, tasks) for size in settings.sizes)
     rng = np.random.default_rng([settings.seed, 57])
-    probes = set(probe_subsets(tasks, config.fits.probes, config.fits.seed))
+    probes = set(probes_of(config.fits, tasks))
     chosen: dict[tuple[int, ...], None] = {}
     for _ in range(100 * settings.subsets):
         size = int(rng.integers(low, high + 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from affinity_service.affinity.calibration import probe_subsets
+from affinity_service.affinity.calibration import probes_of
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.evaluation.flops import RunFlops
@@ -57,5 +57,4 @@ def cost_ratios(config: Config, folder: StudyFolder, suite: Suite, training: Tra
 
 def _one_seed_of_probes(config: Config, suite: Suite) -> float:
     of_run = RunFlops(build_model(config.model, suite.inputs.shape[1:], suite.tasks, 0), suite)
-    probes = probe_subsets(len(suite.tasks), config.fits.probes, config.fits.seed)
-    return float(sum(of_run(subset, config.fits.epochs) for subset in probes))
+    return float(sum(of_run(subset, config.fits.epochs) for subset in probes_of(config.fits, len(suite.tasks))))

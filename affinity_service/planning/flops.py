@@ -25,8 +25,6 @@ MEANS_SHARE, OVERSAMPLING, POWER_ITERATIONS = 0.75, 20, 2
 BASIS_TURNS = 12
 # Of affinity/trained.py, engine/fits.py and affinity/build.py.
 TRAINED_SEEDS, PROBE_SEEDS = 2, 3
-# Tasks of a probe, on average.
-PROBE_TASKS = 5
 
 
 def forward_flops(work: Workload, tasks: float | None = None) -> float:
@@ -142,7 +140,14 @@ def fit_flops(config: Config, work: Workload) -> float:
     one = path_flops(config, work) if config.solution == "path" else ridge_flops(config, work)
     if runs_network(config, work):
         one += subsets.count * forward_flops(work, members) * work.rows_of(max(1, round(members)), VALIDATION)
-    return one + config.fits.probes * (PROBE_SEEDS * fine_tuning_flops(config, work, PROBE_TASKS) + one / subsets.count)
+    return one + config.fits.probes * (
+        PROBE_SEEDS * fine_tuning_flops(config, work, probe_tasks(config)) + one / subsets.count
+    )
+
+
+def probe_tasks(config: Config) -> float:
+    """Of a probe, on average."""
+    return sum(config.fits.probe_sizes) / 2
 
 
 def runs_network(config: Config, work: Workload) -> bool:

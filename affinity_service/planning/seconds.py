@@ -12,7 +12,6 @@ from affinity_service.config import Config
 from affinity_service.planning.flops import (
     FIT_PASSES,
     PROBE_SEEDS,
-    PROBE_TASKS,
     TRAINED_SEEDS,
     base_model_flops,
     fit_flops,
@@ -22,6 +21,7 @@ from affinity_service.planning.flops import (
     measured_steps,
     path_steps,
     path_stride,
+    probe_tasks,
     probed_groups,
     ridge_flops,
     run_flops,
@@ -134,7 +134,7 @@ def fit_seconds(config: Config, work: Workload, machine: Machine, workers: int) 
         # A stack of all probes per seed, side by side where there is room.
         waves = math.ceil(PROBE_SEEDS / max(1, min(workers, PROBE_SEEDS)))
         every += every * workers * probes / subsets.count
-        every += waves * fine_tuning_seconds(config, work, machine, probes, PROBE_TASKS)
+        every += waves * fine_tuning_seconds(config, work, machine, probes, probe_tasks(config))
     return FIT_START * machine.rates.overhead * machine.rates.slowdown + every
 
 

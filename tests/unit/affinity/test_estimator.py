@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from affinity_service.affinity import LinearizedEstimator, linearized
-from affinity_service.affinity.calibration import Calibration, calibrate, probe_subsets
+from affinity_service.affinity.calibration import Calibration, calibrate, probe_subsets, probes_of
 from affinity_service.affinity.network import ValidationNetworks
 from affinity_service.affinity.penalty import ridge_penalties
 from affinity_service.config import Config
@@ -194,6 +194,10 @@ def test_probes_are_distinct_and_cover_the_tasks():
     counts = np.bincount(np.concatenate(found), minlength=13)
     assert counts.min() >= 1
     assert np.ptp(counts) <= 2
+    # Of subsets of ten alone, their own size tells; there are too few of those among eleven tasks.
+    of_ten = config(fits={"sizes": (10, 10), "probes": 6}).fits
+    assert [len(subset) for subset in probes_of(of_ten, 500)] == [10] * 6
+    assert probes_of(of_ten, 11) == probe_subsets(11, 6, 0)
     # Few tasks: most subsets are left to be validated on.
     assert [len(probe_subsets(tasks, 6, 0)) for tasks in (1, 2, 3, 4, 5)] == [0, 0, 1, 3, 6]
 
