@@ -165,6 +165,6 @@ def test_the_mean_square_of_changes_whether_rows_or_coordinates_are_more():
 
 def test_what_depends_on_a_task_alone_is_computed_for_those_named():
     paths = Problem().paths(SGD(RATE, DECAY))
-    training = Training(5, torch.tensor([2]), torch.tensor([40]))
-    paths.run(SubsetWeights(paths.anchor, [(0, 2)]), training, 1, lambda *_: None)
+    training = Training(5, torch.tensor([2, 2]), torch.tensor([40, 40]))
+    paths.run(SubsetWeights(paths.anchor, [(0, 2), (2,)]), training, 1, lambda *_: None)
     assert set(paths._curvatures) == set(paths._base) == {0, 2}
