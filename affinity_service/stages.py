@@ -75,7 +75,7 @@ STAGES = (
         ("suite", "base_model", "gradients"),
         ("fits/",),
         "fits:fit_subsets_stage",
-        version=6,
+        version=7,
         way=GRADIENTS,
     ),
     Stage(

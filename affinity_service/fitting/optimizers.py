@@ -47,11 +47,12 @@ class UpdateRule(Protocol):
         moments: Moments,
         part: slice,
         count: int = 1,
+        drift: Tensor | None = None,
     ) -> None:
-        """So many steps of the subsets `part` with one gradient, in place.
+        """So many steps of the subsets `part`, in place.
 
         w, gradient, square : theirs, the last two as ``feed`` gives them. weights : theirs of the base model, which the
-        decay pulls to zero. moments : of all subsets.
+        decay pulls to zero. moments : of all subsets. drift : (M, p) by which their gradients change after each step.
         """
         ...
 
@@ -94,6 +95,7 @@ class AdamW:
         moments: Moments,
         part: slice,
         count: int = 1,
+        drift: Tensor | None = None,
     ) -> None:
         """The second moment after j steps, βʲv + (1 − βʲ)·square, is βʲ(v + (β⁻ʲ − 1)·square): numbers per subset go
         into what is added to its root and into the length of the step, so that a step is few passes over the weights.
@@ -117,6 +119,8 @@ class AdamW:
             moved.mul_(kept).sub_(weights[:, columns], alpha=1 - kept)
             for j in range(count):
                 first.lerp_(own, 1 - self.betas[0])
+                if drift is not None:
+                    own.add_(drift[:, columns])
                 denominator = torch.add(second, fed, alpha=grown[j]).sqrt_().add_(shifts[j])
                 if alone:
                     moved.addcdiv_(first, denominator, value=-lengths[j])
@@ -149,12 +153,15 @@ class SGD:
         moments: Moments,
         part: slice,
         count: int = 1,
+        drift: Tensor | None = None,
     ) -> None:
         moments.steps[part] += count
         for columns in _blocks(w):
-            moved, velocity = w[:, columns], moments.first[part, columns]
+            moved, velocity, own = w[:, columns], moments.first[part, columns], gradient[:, columns]
             for _ in range(count):
-                velocity.mul_(self.momentum).add_(gradient[:, columns])
+                velocity.mul_(self.momentum).add_(own)
+                if drift is not None:
+                    own.add_(drift[:, columns])
                 velocity.add_(weights[:, columns] + moved, alpha=self.weight_decay)
                 moved.sub_(velocity, alpha=self.learning_rate)
 

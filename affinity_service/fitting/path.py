@@ -24,8 +24,15 @@ from affinity_service.fitting.task_rows import TaskRows
 
 # Optimizer steps between two looks at the examples: at most so many, and fewer where the margins would change by more
 # than this (root mean square over the subset's rows) in between.
-LONGEST_STRIDE = 5
+LONGEST_STRIDE = 10
 LARGEST_CHANGE = 0.05
+# At most so many times as many as the last time, and only a part of the steps so far, as the moments change most in
+# the beginning.
+GROWTH = 2
+YOUNG = 8
+# In between the gradient goes on changing as it did between the last two looks, so much of it: all of it would swing
+# back and forth where the curvature is large.
+CARRIED = 0.7
 
 
 @dataclass(frozen=True)
@@ -120,9 +127,11 @@ class _State:
         self.noise = batch_variance(layout.share, sizes, ordered, layout.mixed)
         self.w = torch.zeros(count, layout.width, device=device)
         self.moments = paths.optimizer.start(self.w)
-        # As the optimizer takes them, since the last look at the examples.
+        # As the optimizer takes them, since the last look at the examples, and what the gradient changes by per step.
         self.gradient, self.square = paths.optimizer.feed(torch.zeros_like(self.w), self.noise)
-        # Steps until the next look at the examples.
+        self.drift = torch.zeros_like(self.w)
+        # Steps so far, until the next look at the examples, and from the last to that.
+        self.taken = [0] * count
         self.left = [0] * count
         self.stride = [1] * count
         self.now: Tensor | None = None
@@ -145,11 +154,12 @@ class _State:
             # Until one of them looks again or has come to the end of its epoch.
             count = min(*self.left[part], self.steps[active - 1] - step)
             self.paths.optimizer.step(
-                self.w[part], self.weights[part], self.gradient[part], self.square[part], self.moments, part, count
+                self.w[part], self.weights[part], self.gradient[part], self.square[part], self.moments, part, count, self.drift[part]
             )
             self.now = None
             for i in range(active):
                 self.left[i] -= count
+                self.taken[i] += count
             step += count
 
     def _look(self, due: list[int]) -> None:
@@ -167,15 +177,21 @@ class _State:
         found = self.layout.to_gradient(total, None if everyone else index)
         part = slice(None) if everyone else index
         gradient = (self.mean[part] + found).mul_(self.reached[part])
-        fed = self.paths.optimizer.feed(gradient, self.noise[part])
+        fed, square = self.paths.optimizer.feed(gradient, self.noise[part])
+        stride = torch.tensor([self.stride[i] for i in due], device=fed.device)[:, None]
+        # The gradient has drifted since the last look: what is missing now comes on top.
+        drift = ((fed - self.gradient[part]).div_(stride).add_(self.drift[part])).mul_(CARRIED)
         if everyone:
-            self.gradient, self.square = fed
+            self.gradient, self.square, self.drift = fed, square, drift
         else:
-            self.gradient[index], self.square[index] = fed
-        for i, square in zip(due, moved.tolist(), strict=True):
-            per_step = square**0.5 / self.stride[i]
-            affordable = int(LARGEST_CHANGE / per_step) if per_step > 0 else LONGEST_STRIDE
-            self.stride[i] = self.left[i] = min(LONGEST_STRIDE, max(1, affordable))
+            self.gradient[index], self.square[index], self.drift[index] = fed, square, drift
+        for i, mean_square in zip(due, moved.tolist(), strict=True):
+            self.stride[i] = self.left[i] = self._stride(i, mean_square**0.5 / self.stride[i])
+
+    def _stride(self, i: int, per_step: float) -> int:
+        """Steps until a subset's next look, whose margins changed by so much in a step."""
+        affordable = int(LARGEST_CHANGE / per_step) if per_step > 0 else LONGEST_STRIDE
+        return max(1, min(LONGEST_STRIDE, GROWTH * self.stride[i], 1 + self.taken[i] // YOUNG, affordable))
 
     def _set_out(self) -> None:
         """The first look, of all subsets at the base model, where no residual has changed yet and which has nothing to
