@@ -154,7 +154,14 @@ class _State:
             # Until one of them looks again or has come to the end of its epoch.
             count = min(*self.left[part], self.steps[active - 1] - step)
             self.paths.optimizer.step(
-                self.w[part], self.weights[part], self.gradient[part], self.square[part], self.moments, part, count, self.drift[part]
+                self.w[part],
+                self.weights[part],
+                self.gradient[part],
+                self.square[part],
+                self.moments,
+                part,
+                count,
+                self.drift[part],
             )
             self.now = None
             for i in range(active):

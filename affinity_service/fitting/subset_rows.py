@@ -7,6 +7,7 @@ so all but the products with a task's own features are single operations on all 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class SubsetRows:
         self.slots, self.members = [slot for slot, _, _ in members], [task for _, task, _ in members]
         self.rows = [own for _, _, own in members]
         ends = torch.tensor([0, *map(len, self.rows)]).cumsum(0).tolist()
-        self._parts = [slice(*both) for both in zip(ends, ends[1:], strict=False)]
+        self._parts = [slice(*both) for both in pairwise(ends)]
         self.margins = torch.cat([own.margins for own in self.rows])
         self.targets = torch.cat([own.targets for own in self.rows])
         self._number = torch.repeat_interleave(
