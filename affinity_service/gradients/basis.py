@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch
 from torch import Tensor
 
 from affinity_service.gradients.layer_factors import LayerFactors

@@ -17,9 +17,9 @@ FIT_PASSES = 6
 FIT_PRODUCTS = 1.0
 REFERENCE_STEPS = 3
 REFERENCE_ROWS = 20
-# Of the path, as fitting/path.py: optimizer steps between two looks at the examples are few in the beginning, at most
-# ten later. A step changes a margin the more, the more weights it moves: ten were measured with 11,661 weights, 3.5 with
-# 95,757.
+# Of the path, as fitting/path.py: optimizer steps between two looks at the examples are few in the beginning and at
+# most ten later. A step changes a margin the more, the more weights it moves: ten were measured with 11,661 weights,
+# 3.5 with 95,757.
 PATH_STRIDE, STRIDE_WEIGHTS, LONGEST_STRIDE, YOUNG = 10.0, 11_661, 10, 8
 # Of gradients/subspace_basis.py; passes of QR and of changes of basis over its columns, measured on Yeast.
 MEANS_SHARE, OVERSAMPLING, POWER_ITERATIONS = 0.75, 20, 2
