@@ -23,6 +23,7 @@ from affinity_service.fitting.path import Paths, Training
 from affinity_service.fitting.problem import check_subsets
 from affinity_service.fitting.products import one_thread
 from affinity_service.fitting.query import QueryFits
+from affinity_service.fitting.subset_rows import SubsetRows
 from affinity_service.fitting.subset_weights import Anchor, SubsetWeights
 from affinity_service.fitting.task_rows import split_by_task
 from affinity_service.gradients.store import FeatureRows
@@ -149,7 +150,8 @@ class LinearizedEstimator:
 
     def _take(self, subsets: list[tuple[int, ...]], moments: Sequence[Moment]) -> list[dict[str, Any]]:
         layout = SubsetWeights(self.anchor, subsets)
-        held_out = MemberRows(self._validation, layout)
+        # Of one subset, asked for alone, all rows are looked at together.
+        held_out = (SubsetRows if len(subsets) == 1 else MemberRows)(self._validation, layout)
         stops = {moment: ExpectedStop(self.stop.noise) for moment in moments}
         last = max(self.config.fits.epochs if moment == "best" else moment for moment in moments)
 

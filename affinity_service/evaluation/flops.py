@@ -20,8 +20,9 @@ from affinity_service.tasks.tokens import TokenRows
 
 def flop_counter() -> FlopCounterMode:
     """Counts what runs inside it, with the products that torch's own counter passes over: those of oneDNN's linear
-    operator, which the fits take, and those added in place."""
-    mapping: dict[Any, Any] = {torch.ops.aten.addmm_: _addmm}
+    operator, which the fits take, those added in place and those with vectors."""
+    mapping: dict[Any, Any] = {torch.ops.aten.addmm_: _addmm, torch.ops.aten.mv: _mv}
+    mapping |= dict.fromkeys((torch.ops.aten.addmv, torch.ops.aten.addmv_), _addmv)
     # Absent from builds without oneDNN.
     if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         mapping[torch.ops.mkldnn._linear_pointwise] = _linear
@@ -36,6 +37,16 @@ def _linear(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
 def _addmm(_: Sequence[int], a: Sequence[int], b: Sequence[int], *__: Any, **___: Any) -> int:
     """a (m, k) with b (k, n), onto a matrix."""
     return 2 * a[0] * a[1] * b[1]
+
+
+def _mv(a: Sequence[int], _: Sequence[int], **__: Any) -> int:
+    """a (m, k) with a vector (k,)."""
+    return 2 * a[0] * a[1]
+
+
+def _addmv(_: Sequence[int], a: Sequence[int], *__: Any, **___: Any) -> int:
+    """a (m, k) with a vector (k,), onto a vector."""
+    return 2 * a[0] * a[1]
 
 
 @dataclass(frozen=True)

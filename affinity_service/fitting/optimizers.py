@@ -1,7 +1,7 @@
 """Update rules over the weights (M, p) of many subsets: real ones in true trainings, displacements in estimates.
 
-A step is a handful of elementwise operations. They run over blocks of columns that stay in a core's cache: over whole
-arrays each of them would wait for main memory.
+A step is a handful of elementwise operations. All steps on one gradient run over blocks of columns that stay in a
+core's cache: over whole arrays each operation would wait for main memory.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from affinity_service.config import TrainConfig
 
-# Entries of a block of one array; a GPU takes whole arrays.
-_BLOCK = {"cpu": 1 << 16}
+# Entries of a block of one array, so few that all steps on it find it in the cache; a GPU takes whole arrays.
+_BLOCK = {"cpu": 1 << 15}
 
 
 @dataclass
@@ -38,11 +38,21 @@ class UpdateRule(Protocol):
         and its expected square; `noise` (M, p) is the variance of a minibatch's gradient."""
         ...
 
-    def step(self, w: Tensor, weights: Tensor, gradient: Tensor, square: Tensor, moments: Moments, part: slice) -> None:
-        """One step of the subsets `part`, in place.
+    def step(
+        self,
+        w: Tensor,
+        weights: Tensor,
+        gradient: Tensor,
+        square: Tensor,
+        moments: Moments,
+        part: slice,
+        count: int = 1,
+        drift: Tensor | None = None,
+    ) -> None:
+        """So many steps of the subsets `part`, in place.
 
         w, gradient, square : theirs, the last two as ``feed`` gives them. weights : theirs of the base model, which the
-        decay pulls to zero. moments : of all subsets.
+        decay pulls to zero. moments : of all subsets. drift : (M, p) by which their gradients change after each step.
         """
         ...
 
@@ -76,18 +86,47 @@ class AdamW:
         factor = clipping(gradient, noise, self.clip)
         return gradient * factor, gradient.square().add_(noise).mul_(factor**2)
 
-    def step(self, w: Tensor, weights: Tensor, gradient: Tensor, square: Tensor, moments: Moments, part: slice) -> None:
-        steps = moments.steps[part]
-        steps += 1
-        one, two = ((1 - beta**steps)[:, None].to(w.dtype) for beta in self.betas)
-        root, decay = two.rsqrt(), self.learning_rate * self.weight_decay
+    def step(
+        self,
+        w: Tensor,
+        weights: Tensor,
+        gradient: Tensor,
+        square: Tensor,
+        moments: Moments,
+        part: slice,
+        count: int = 1,
+        drift: Tensor | None = None,
+    ) -> None:
+        """The second moment after j steps, βʲv + (1 − βʲ)·square, is βʲ(v + (β⁻ʲ − 1)·square): numbers per subset go
+        into what is added to its root and into the length of the step, so that a step is few passes over the weights.
+        """
+        number = torch.arange(1, count + 1, dtype=torch.float64, device=w.device)[:, None]
+        at = moments.steps[part].double() + number
+        one, two = (1 - beta**at for beta in self.betas)
+        root = (self.betas[1] ** number / two).sqrt()
+        decay = self.learning_rate * self.weight_decay
+        length = self.learning_rate * (1 - decay) ** (count - number) / (one * root)
+        shift = self.epsilon / root
+        moments.steps[part] += count
+        grown = [self.betas[1] ** -j - 1 for j in range(1, count + 1)]
+        kept, held = (1 - decay) ** count, self.betas[1] ** count
+        alone = len(w) == 1
+        # Numbers of one subset travel with the operation, those of many are columns.
+        shifts, lengths = (x[:, 0].tolist() if alone else x[:, :, None].to(w.dtype).unbind() for x in (shift, length))
         for columns in _blocks(w):
-            first = moments.first[part, columns].lerp_(gradient[:, columns], 1 - self.betas[0])
-            second = moments.second[part, columns].lerp_(square[:, columns], 1 - self.betas[1])
-            denominator = second.sqrt().mul_(root).add_(self.epsilon).mul_(one)
-            moved = w[:, columns]
-            moved.mul_(1 - decay).sub_(weights[:, columns], alpha=decay)
-            moved.addcdiv_(first, denominator, value=-self.learning_rate)
+            own, fed = gradient[:, columns], square[:, columns]
+            first, second, moved = moments.first[part, columns], moments.second[part, columns], w[:, columns]
+            moved.mul_(kept).sub_(weights[:, columns], alpha=1 - kept)
+            for j in range(count):
+                first.lerp_(own, 1 - self.betas[0])
+                if drift is not None:
+                    own.add_(drift[:, columns])
+                denominator = torch.add(second, fed, alpha=grown[j]).sqrt_().add_(shifts[j])
+                if alone:
+                    moved.addcdiv_(first, denominator, value=-lengths[j])
+                else:
+                    moved.addcdiv_(first, denominator.div_(lengths[j]), value=-1)
+            second.mul_(held).add_(fed, alpha=1 - held)
 
 
 @dataclass(frozen=True)
@@ -105,13 +144,26 @@ class SGD:
     def feed(self, gradient: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         return gradient * clipping(gradient, noise, self.clip), gradient.new_zeros(len(gradient), 0)
 
-    def step(self, w: Tensor, weights: Tensor, gradient: Tensor, square: Tensor, moments: Moments, part: slice) -> None:
-        moments.steps[part] += 1
+    def step(
+        self,
+        w: Tensor,
+        weights: Tensor,
+        gradient: Tensor,
+        square: Tensor,
+        moments: Moments,
+        part: slice,
+        count: int = 1,
+        drift: Tensor | None = None,
+    ) -> None:
+        moments.steps[part] += count
         for columns in _blocks(w):
-            moved, velocity = w[:, columns], moments.first[part, columns]
-            velocity.mul_(self.momentum).add_(gradient[:, columns])
-            velocity.add_(weights[:, columns] + moved, alpha=self.weight_decay)
-            moved.sub_(velocity, alpha=self.learning_rate)
+            moved, velocity, own = w[:, columns], moments.first[part, columns], gradient[:, columns]
+            for _ in range(count):
+                velocity.mul_(self.momentum).add_(own)
+                if drift is not None:
+                    own.add_(drift[:, columns])
+                velocity.add_(weights[:, columns] + moved, alpha=self.weight_decay)
+                moved.sub_(velocity, alpha=self.learning_rate)
 
 
 def training_optimizer(config: TrainConfig) -> UpdateRule:

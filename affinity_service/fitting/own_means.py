@@ -6,8 +6,9 @@ their products gives an orthonormal basis of each subset's: directions = means�
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -60,13 +61,13 @@ class OwnMeans:
 
     def coordinates(self, w: Tensor) -> Tensor:
         """(M, p) displacements → (M, m) along the directions."""
-        along = [torch.bmm(rows, w[part, :, None])[:, :, 0] for part, rows in _gathered(self.table, self.columns)]
+        along = [torch.bmm(rows, w[part, :, None])[:, :, 0] for part, rows in self._rows()]
         return torch.bmm(torch.cat(along)[:, None, :], self.mixing)[:, 0]
 
     def gradient(self, a: Tensor) -> Tensor:
         """(M, m) sums Φᵀr → (M, p) the gradients they stand for."""
         mixed = self.coefficients(a)
-        return torch.cat([torch.bmm(mixed[p, None, :], rows)[:, 0] for p, rows in _gathered(self.table, self.columns)])
+        return torch.cat([torch.bmm(mixed[part, None, :], rows)[:, 0] for part, rows in self._rows()])
 
     def coefficients(self, c: Tensor) -> Tensor:
         """(M, m) coordinates → (M, m), what the rows' products with the subsets' means are multiplied with."""
@@ -78,6 +79,16 @@ class OwnMeans:
         columns, mixing = self.columns[subsets], self.mixing[subsets]
         known = products[:, columns.clamp(max=products.shape[1] - 1).flatten()].to(mixing.dtype)
         return torch.bmm(known.view(len(products), *columns.shape).transpose(0, 1), mixing)
+
+    def _rows(self) -> Iterable[tuple[slice, Tensor]]:
+        """(k, m, p) rows of k subsets after another; those of few subsets are gathered once."""
+        if self.columns.numel() * self.table.shape[1] <= _ENTRIES:
+            return self._few
+        return _gathered(self.table, self.columns)
+
+    @cached_property
+    def _few(self) -> list[tuple[slice, Tensor]]:
+        return list(_gathered(self.table, self.columns))
 
 
 def _gathered(table: Tensor, columns: Tensor) -> Iterator[tuple[slice, Tensor]]:

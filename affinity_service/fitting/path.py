@@ -18,13 +18,21 @@ from torch import Tensor
 from affinity_service.fitting.member_rows import MemberRows
 from affinity_service.fitting.optimizers import UpdateRule
 from affinity_service.fitting.products import full_precision
+from affinity_service.fitting.subset_rows import SubsetRows
 from affinity_service.fitting.subset_weights import Anchor, SubsetWeights, Table
 from affinity_service.fitting.task_rows import TaskRows
 
 # Optimizer steps between two looks at the examples: at most so many, and fewer where the margins would change by more
 # than this (root mean square over the subset's rows) in between.
-LONGEST_STRIDE = 5
+LONGEST_STRIDE = 10
 LARGEST_CHANGE = 0.05
+# At most so many times as many as the last time, and only a part of the steps so far, as the moments change most in
+# the beginning.
+GROWTH = 2
+YOUNG = 8
+# In between the gradient goes on changing as it did between the last two looks, so much of it: all of it would swing
+# back and forth where the curvature is large.
+CARRIED = 0.7
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,8 @@ class Paths:
 
 class _State:
     def __init__(self, paths: Paths, layout: SubsetWeights, training: Training, order: Tensor) -> None:
-        self.paths, self.layout, self.members = paths, layout, MemberRows(paths.rows, layout)
+        self.paths, self.layout = paths, layout
+        self.looks = _Alone(paths, layout) if len(layout.subsets) == 1 else _Together(paths, layout)
         anchor, device = paths.anchor, paths.anchor.weights.device
         count = len(layout.subsets)
         self.steps = training.steps[order].tolist()
@@ -118,14 +127,13 @@ class _State:
         self.noise = batch_variance(layout.share, sizes, ordered, layout.mixed)
         self.w = torch.zeros(count, layout.width, device=device)
         self.moments = paths.optimizer.start(self.w)
-        # As the optimizer takes them, since the last look at the examples.
+        # As the optimizer takes them, since the last look at the examples, and what the gradient changes by per step.
         self.gradient, self.square = paths.optimizer.feed(torch.zeros_like(self.w), self.noise)
-        # Steps until the next look at the examples, and the coordinates at the last.
+        self.drift = torch.zeros_like(self.w)
+        # Steps so far, until the next look at the examples, and from the last to that.
+        self.taken = [0] * count
         self.left = [0] * count
         self.stride = [1] * count
-        self.seen = torch.zeros(count, layout.coordinates, device=device)
-        # Beside own means also every task's margins (n, k) at the last look, once there was one.
-        self.margins: dict[int, Tensor] = {}
         self.now: Tensor | None = None
         self.first = True
 
@@ -136,18 +144,30 @@ class _State:
         return self.now
 
     def epoch(self) -> None:
-        for step in range(self.steps[0]):
+        step = 0
+        while step < self.steps[0]:
             active = sum(1 for own in self.steps if own > step)
             due = [i for i in range(active) if self.left[i] == 0]
             if due:
                 self._look(due)
             part = slice(0, active)
+            # Until one of them looks again or has come to the end of its epoch.
+            count = min(*self.left[part], self.steps[active - 1] - step)
             self.paths.optimizer.step(
-                self.w[part], self.weights[part], self.gradient[part], self.square[part], self.moments, part
+                self.w[part],
+                self.weights[part],
+                self.gradient[part],
+                self.square[part],
+                self.moments,
+                part,
+                count,
+                self.drift[part],
             )
             self.now = None
             for i in range(active):
-                self.left[i] -= 1
+                self.left[i] -= count
+                self.taken[i] += count
+            step += count
 
     def _look(self, due: list[int]) -> None:
         """New residuals, gradients and strides of some subsets."""
@@ -160,11 +180,53 @@ class _State:
             c = self.coordinates() if everyone else self.coordinates()[index]
         else:
             c = self.layout.to_coordinates(self.w[index], index)
-        place = torch.full((len(self.w),), -1, device=self.w.device)
-        place[index] = torch.arange(len(due), device=self.w.device)
+        total, moved = self.looks.sums(c, index, everyone)
+        found = self.layout.to_gradient(total, None if everyone else index)
+        part = slice(None) if everyone else index
+        gradient = (self.mean[part] + found).mul_(self.reached[part])
+        fed, square = self.paths.optimizer.feed(gradient, self.noise[part])
+        stride = torch.tensor([self.stride[i] for i in due], device=fed.device)[:, None]
+        # The gradient has drifted since the last look: what is missing now comes on top.
+        drift = ((fed - self.gradient[part]).div_(stride).add_(self.drift[part])).mul_(CARRIED)
+        if everyone:
+            self.gradient, self.square, self.drift = fed, square, drift
+        else:
+            self.gradient[index], self.square[index], self.drift[index] = fed, square, drift
+        for i, mean_square in zip(due, moved.tolist(), strict=True):
+            self.stride[i] = self.left[i] = self._stride(i, mean_square**0.5 / self.stride[i])
+
+    def _stride(self, i: int, per_step: float) -> int:
+        """Steps until a subset's next look, whose margins changed by so much in a step."""
+        affordable = int(LARGEST_CHANGE / per_step) if per_step > 0 else LONGEST_STRIDE
+        return max(1, min(LONGEST_STRIDE, GROWTH * self.stride[i], 1 + self.taken[i] // YOUNG, affordable))
+
+    def _set_out(self) -> None:
+        """The first look, of all subsets at the base model, where no residual has changed yet and which has nothing to
+        compare with: one step, then the next look."""
+        self.gradient, self.square = self.paths.optimizer.feed(self.mean * self.reached, self.noise)
+        self.left = [1] * len(self.left)
+        self.first = False
+
+
+class _Together:
+    """What many subsets see when they look at the examples, task by task."""
+
+    def __init__(self, paths: Paths, layout: SubsetWeights) -> None:
+        self.paths, self.layout, self.members = paths, layout, MemberRows(paths.rows, layout)
+        device = layout.share.device
+        # Coordinates at the last look; beside own means also every task's margins (n, k), once there was one.
+        self.seen = torch.zeros(len(layout.subsets), layout.coordinates, device=device)
+        self.margins: dict[int, Tensor] = {}
+
+    def sums(self, c: Tensor, index: Tensor, everyone: bool) -> tuple[Tensor, Tensor]:
+        """Of subsets in `index` (m,) at coordinates (m, …): (m, …) sums Φᵀr over their tasks' changed residuals, and
+        (m,) mean squares of the changes of their margins since their last look, which this one now is."""
+        count, device = len(self.layout.subsets), c.device
+        place = torch.full((count,), -1, device=device)
+        place[index] = torch.arange(len(index), device=device)
         change = c - (self.seen if everyone else self.seen[index])
         total = torch.zeros_like(c)
-        moved = torch.zeros(len(due), device=c.device)
+        moved = torch.zeros(len(index), device=device)
         for task in self.members.tasks:
             holders, slots = self.layout.holders(task)
             own = place[holders]
@@ -184,17 +246,11 @@ class _State:
             else:
                 squares = self._changed(task, chosen, margins)
             moved.index_add_(0, own, squares * share)
-        found = self.layout.to_gradient(total, None if everyone else index)
-        gradient = (self.mean[index] + found).mul_(self.reached[index])
-        fed = self.paths.optimizer.feed(gradient, self.noise if everyone else self.noise[index])
         if everyone:
-            (self.gradient, self.square), self.seen = fed, c
+            self.seen = c
         else:
-            self.gradient[index], self.square[index], self.seen[index] = *fed, c
-        for i, square in zip(due, moved.tolist(), strict=True):
-            per_step = square**0.5 / self.stride[i]
-            affordable = int(LARGEST_CHANGE / per_step) if per_step > 0 else LONGEST_STRIDE
-            self.stride[i] = self.left[i] = min(LONGEST_STRIDE, max(1, affordable))
+            self.seen[index] = c
+        return total, moved
 
     def _changed(self, task: int, chosen: Tensor | slice, margins: Tensor) -> Tensor:
         """(k,) mean squares of the changes of margins (n, k) since the last look, which this one now is: features along
@@ -206,12 +262,19 @@ class _State:
         self.margins[task][:, chosen] = margins
         return squares
 
-    def _set_out(self) -> None:
-        """The first look, of all subsets at the base model, where no residual has changed yet and which has nothing to
-        compare with: one step, then the next look."""
-        self.gradient, self.square = self.paths.optimizer.feed(self.mean * self.reached, self.noise)
-        self.left = [1] * len(self.left)
-        self.first = False
+
+class _Alone:
+    """The same of one subset, all of its rows at once."""
+
+    def __init__(self, paths: Paths, layout: SubsetWeights) -> None:
+        self.rows = SubsetRows(paths.rows, layout)
+        self.margins = self.rows.margins
+
+    def sums(self, c: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+        margins = self.rows.at(c[0])
+        moved = self.rows.mean_square(margins - self.margins)
+        self.margins = margins
+        return self.rows.sums(margins)[None], moved[None]
 
 
 def _curvature(features: Tensor) -> Tensor:

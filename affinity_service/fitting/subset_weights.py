@@ -243,6 +243,21 @@ class SubsetWeights:
         total[:, :d].index_add_(0, rows, values[:, :d])
         total[:, d : self.first_mean].unflatten(1, (self.slots, self.head))[rows, slots] += values[:, d:]
 
+    def by_slot(self, c: Tensor) -> Tensor:
+        """(S or 1, d + h) coordinates that each slot's features are multiplied with, of one subset's (d + S·h + m,)."""
+        if self.anchor.own is None:
+            return c.expand(max(map(len, self.subsets)), -1)
+        d = self.anchor.dimension
+        return torch.cat([c[:d].expand(self.slots, d), c[d : self.first_mean].view(self.slots, self.head)], dim=1)
+
+    def add_slots(self, total: Tensor, sums: Tensor) -> None:
+        """Add the slots' sums (S, d + h), where all weights are shared (1, d), to the places of one subset's
+        (d + S·h + m,) that ``by_slot`` reads."""
+        d = self.anchor.dimension
+        total[:d] += sums[:, :d].sum(dim=0)
+        if self.anchor.own is not None:
+            total[d : self.first_mean] += sums[:, d:].flatten()
+
     def stored(self, c: Tensor) -> list[NDArray[np.float32]]:
         """Of every subset its coordinates (M, …) as they are kept: d shared ones, of every task those by its head, and
         what the rows' products with the subset's means, in the order of its tasks, are multiplied with."""

@@ -17,9 +17,10 @@ FIT_PASSES = 6
 FIT_PRODUCTS = 1.0
 REFERENCE_STEPS = 3
 REFERENCE_ROWS = 20
-# Of the path: optimizer steps between two looks at the examples. A step changes a margin the more, the more weights it
-# moves: 4.5 were measured with 11,661 weights, 1.8 with 92,712; the rule allows 5 at most.
-PATH_STRIDE, STRIDE_WEIGHTS, LONGEST_STRIDE = 4.5, 11_661, 5
+# Of the path, as fitting/path.py: optimizer steps between two looks at the examples are few in the beginning and at
+# most ten later. A step changes a margin the more, the more weights it moves: ten were measured with 11,661 weights,
+# 3.5 with 95,757.
+PATH_STRIDE, STRIDE_WEIGHTS, LONGEST_STRIDE, YOUNG = 10.0, 11_661, 10, 8
 # Of gradients/subspace_basis.py; passes of QR and of changes of basis over its columns, measured on Yeast.
 MEANS_SHARE, OVERSAMPLING, POWER_ITERATIONS = 0.75, 20, 2
 BASIS_TURNS = 12
@@ -170,16 +171,22 @@ def group_flops(config: Config, work: Workload) -> float:
     return probed_groups(config, work.tasks) * fine_tuning_flops(config, work, size)
 
 
-def path_stride(work: Workload) -> float:
-    """Optimizer steps between two looks at the examples."""
-    return min(LONGEST_STRIDE, max(1.0, PATH_STRIDE * math.sqrt(STRIDE_WEIGHTS / work.parameters)))
-
-
 def path_steps(config: Config, work: Workload) -> float:
     """Optimizer steps of one subset."""
     subsets = Subsets.of(config, work.tasks)
     rows = work.rows_of(round(subsets.memberships / subsets.count), TRAIN)
     return config.fits.epochs * steps_per_epoch(round(rows), config.base.batch_size)
+
+
+def path_looks(config: Config, work: Workload) -> float:
+    """Looks of one subset at the examples."""
+    steps = path_steps(config, work)
+    stride = min(LONGEST_STRIDE, max(1.0, PATH_STRIDE * math.sqrt(STRIDE_WEIGHTS / work.parameters)))
+    looks = taken = 0
+    while taken < steps and 1 + taken // YOUNG < stride:
+        taken += 1 + taken // YOUNG
+        looks += 1
+    return looks + max(0.0, steps - taken) / stride
 
 
 def path_flops(config: Config, work: Workload) -> float:
@@ -194,7 +201,7 @@ def path_flops(config: Config, work: Workload) -> float:
     with_basis += 2 * work.factor_products(config)
     if config.gradients.reduction == "exact":
         with_basis = 0.0
-    looks = path_steps(config, work) / path_stride(work)
+    looks = path_looks(config, work)
     # How far margins have moved: by the tasks' curvatures, or where features differ from subset to subset by the
     # margins themselves.
     curvature = 0 if apart else 2 * min(d, per_task) * d

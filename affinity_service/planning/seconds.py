@@ -19,8 +19,8 @@ from affinity_service.planning.flops import (
     gradient_flops,
     landmark_rounds,
     measured_steps,
+    path_looks,
     path_steps,
-    path_stride,
     probe_tasks,
     probed_groups,
     ridge_flops,
@@ -175,8 +175,7 @@ def trained_seconds(config: Config, work: Workload, machine: Machine, workers: i
 def path_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
     rates, subsets = machine.rates, Subsets.of(config, work.tasks)
     products = fit_flops(config.model_copy(update={"fits": config.fits.model_copy(update={"probes": 0})}), work)
-    steps = path_steps(config, work)
-    looks = steps / path_stride(work)
+    steps, looks = path_steps(config, work), path_looks(config, work)
     moved = work.moved_weights(config, subsets.memberships / subsets.count)
     elements = subsets.count * moved * (steps * PATH_ELEMENTS + looks * LOOK_ELEMENTS)
     if work.heads_apart(config):

@@ -149,6 +149,42 @@ def test_strides_lengthen_where_little_changes_only(monkeypatch):
     assert len(looks) > 20, "long steps must be watched"
 
 
+@pytest.mark.parametrize("rate", [1e-3, 5e-3])
+def test_changing_gradients_need_fewer_looks_and_stay_closer_to_every_step(monkeypatch, rate):
+    """Against the loop over examples, and against the same path with gradients held between looks every fifth step."""
+    looks, errors = {True: 0, False: 0}, {True: 0.0, False: 0.0}
+    honest = path._State._look
+
+    def counting(self, due):
+        looks[carries] += len(due)
+        honest(self, due)
+
+    monkeypatch.setattr(path._State, "_look", counting)
+    for seed in range(3):
+        problem = Problem(basis=True, scale=True, seed=seed)
+        expected = follow_subset_reference(
+            problem.gradients,
+            problem.margins,
+            problem.targets,
+            problem.weights,
+            150,
+            batch_size=5,
+            examples=max(SIZES),
+            learning_rate=rate,
+            weight_decay=0.01,
+        )
+        for carries in (False, True):
+            longest, young, carried = (10, 8, 0.7) if carries else (5, 1, 0.0)
+            monkeypatch.setattr(path, "LONGEST_STRIDE", longest)
+            monkeypatch.setattr(path, "YOUNG", young)
+            monkeypatch.setattr(path, "CARRIED", carried)
+            w, _ = problem.follow(AdamW(rate, 0.01), [(0, 1, 2)], 30, 5, epochs=5)
+            errors[carries] += float(np.abs(w[0] - expected).max() / np.abs(expected).max())
+    assert looks[True] < looks[False], looks
+    assert errors[True] < errors[False], errors
+    assert errors[True] / 3 < 5e-3, errors
+
+
 def test_clipping_shortens_to_the_expected_length():
     gradient, noise = torch.tensor([[3.0, 0.0], [0.1, 0.0]]), torch.tensor([[0.0, 16.0], [0.0, 0.0]])
     torch.testing.assert_close(clipping(gradient, noise, 1.0), torch.tensor([[0.2], [1.0]]))
@@ -165,6 +201,6 @@ def test_the_mean_square_of_changes_whether_rows_or_coordinates_are_more():
 
 def test_what_depends_on_a_task_alone_is_computed_for_those_named():
     paths = Problem().paths(SGD(RATE, DECAY))
-    training = Training(5, torch.tensor([2]), torch.tensor([40]))
-    paths.run(SubsetWeights(paths.anchor, [(0, 2)]), training, 1, lambda *_: None)
+    training = Training(5, torch.tensor([2, 2]), torch.tensor([40, 40]))
+    paths.run(SubsetWeights(paths.anchor, [(0, 2), (2,)]), training, 1, lambda *_: None)
     assert set(paths._curvatures) == set(paths._base) == {0, 2}

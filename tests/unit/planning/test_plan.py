@@ -43,6 +43,7 @@ def test_constants_are_those_of_the_code_that_is_planned():
         assert getattr(flops, name) == getattr(subspace_basis, name)
     assert seconds.DIRECT_MOST == direct.MOST
     assert flops.LONGEST_STRIDE == path.LONGEST_STRIDE
+    assert flops.YOUNG == path.YOUNG
     assert flops.TRAINED_SEEDS == trained.SEEDS
     assert flops.PROBE_SEEDS == fits.PROBE_SEEDS
     assert PLANNED_STACKABLE == build.SMALL_NETWORK
