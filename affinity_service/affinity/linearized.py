@@ -151,7 +151,8 @@ class LinearizedEstimator:
     def _take(self, subsets: list[tuple[int, ...]], moments: Sequence[Moment]) -> list[dict[str, Any]]:
         layout = SubsetWeights(self.anchor, subsets)
         # Of one subset, asked for alone, all rows are looked at together.
-        held_out = (SubsetRows if len(subsets) == 1 else MemberRows)(self._validation, layout)
+        alone, rows = len(subsets) == 1, self._validation
+        held_out: SubsetRows | MemberRows = SubsetRows(rows, layout) if alone else MemberRows(rows, layout)
         stops = {moment: ExpectedStop(self.stop.noise) for moment in moments}
         last = max(self.config.fits.epochs if moment == "best" else moment for moment in moments)
 

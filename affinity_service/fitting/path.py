@@ -114,7 +114,8 @@ class Paths:
 class _State:
     def __init__(self, paths: Paths, layout: SubsetWeights, training: Training, order: Tensor) -> None:
         self.paths, self.layout = paths, layout
-        self.looks = _Alone(paths, layout) if len(layout.subsets) == 1 else _Together(paths, layout)
+        alone = len(layout.subsets) == 1
+        self.looks: _Alone | _Together = _Alone(paths, layout) if alone else _Together(paths, layout)
         anchor, device = paths.anchor, paths.anchor.weights.device
         count = len(layout.subsets)
         self.steps = training.steps[order].tolist()
