@@ -36,7 +36,7 @@ from affinity_service.tasks.suite import Task
 NetworkLosses = Callable[[Tensor, Sequence[Sequence[int]]], tuple[Tensor, Tensor]]
 # Displacements of as many subsets at a time as fill so much memory; the path keeps about so many numbers per weight.
 PATH_BYTES = 1 << 30
-PATH_COPIES = 13
+PATH_COPIES = 14
 # So many subsets are sooner fitted one at a time than set up together, and their work on so many weights and so many
 # numbers of rows is done before a second thread has begun (on yeast, 13 tasks with 5 million numbers take two as long).
 FEW = 8

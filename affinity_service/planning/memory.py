@@ -54,7 +54,7 @@ TEXT_COPIES = 20
 # Entries of a chunk of gradients in gradients/projection.py.
 BASIS_CHUNK = 1 << 24
 # Of affinity/linearized.py: memory of displacements, numbers per weight.
-PATH_BYTES, PATH_COPIES = 1 << 30, 13
+PATH_BYTES, PATH_COPIES = 1 << 30, 14
 # What evaluation/fine_tuning.py may fill with a stack of models.
 STACK_BYTES = 1 << 30
 
