@@ -85,30 +85,38 @@ def test_only_adapters_leave_the_training_with_the_losses_that_were_reported(one
     [
         # 12 examples per step on two ranks; 20 tokens hold one of the longest rows each.
         {"zero_stage": 0, "tokens": 20},
-        {"zero_stage": 2, "deepspeed": "zero2_offload", "tokens": 60},
+        {"zero_stage": 1},
+        {"zero_stage": 2, "tokens": 60},
         {"zero_stage": 3},
     ],
+    ids=lambda changes: f"zero{changes['zero_stage']}",
 )
-def test_workers_stages_and_passes_learn_the_same(one, tiny_llama, tmp_path, changes):
-    if changes["zero_stage"] == 3:
-        changes = {**changes, "deepspeed": sharded_whatever_the_size("zero3", tmp_path)}
-    two = train(tiny_llama, tmp_path, workers=2, **changes)
+def test_two_workers_in_every_stage_and_number_of_passes_learn_the_same(one, tiny_llama, tmp_path, changes):
+    stage = changes["zero_stage"]
+    file = sharded_whatever_the_size("zero3", tmp_path) if stage == 3 else f"zero{stage}"
+    two = train(tiny_llama, tmp_path, workers=2, deepspeed=file, **changes)
+    same(one, two)
+
+
+def same(one, two):
+    """In float32: losses to 1e-5 of themselves, adapters to the rounding of their sums."""
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
     a, b = load(one.weights), load(two.weights)
     assert a.keys() == b.keys()
     for name in a:
-        np.testing.assert_allclose(a[name], b[name], atol=2e-5)
+        np.testing.assert_allclose(a[name], b[name], atol=2e-5, err_msg=name)
 
 
 def test_a_training_continues_from_its_adapters_and_their_moments(one, tiny_llama, tmp_path):
-    changes = {"workers": 2, "zero_stage": 1, "name": f"language-{uuid.uuid4().hex[:8]}"}
+    # The moments lie in main memory and are continued from there.
+    changes = {"workers": 2, "zero_stage": 2, "deepspeed": "zero2_offload", "name": f"language-{uuid.uuid4().hex[:8]}"}
     half = train(tiny_llama, tmp_path, epochs=1, **changes)
     assert len(half.state.history) == 1
     # Frozen weights lie in no checkpoint: these are a few of the adapters' own size.
     written = sum(file.stat().st_size for file in tmp_path.rglob("*.pt"))
     assert 0 < written < 4 * 40_000
     whole = train(tiny_llama, tmp_path, **changes)
-    np.testing.assert_allclose(losses(whole), losses(one), rtol=1e-5)
+    same(one, whole)
     assert losses(whole)[0] == losses(half)[0]
 
 
