@@ -146,6 +146,7 @@ def examples(contents: Contents) -> Values | None:
         "longest": suite["input_shape"][-1],
         "facts": found,
         "cut": {task["name"]: found.get(f"truncated.{task['name']}", 0) for task in suite["tasks"]},
-        "max_length": data.max_length if isinstance(data, LanguageSource) else None,
+        "max_length": found.get("limit", data.max_length) if isinstance(data, LanguageSource) else None,
+        "by_model": isinstance(data, LanguageSource) and found.get("limit", data.max_length) < data.max_length,
         "samples": contents.samples,
     }
