@@ -143,7 +143,7 @@ def with_tokenizer(config: Any) -> Any:
     kind, path, source, named = _get(model, "kind"), _get(model, "path"), _get(data, "source"), _get(data, "tokenizer")
     if source not in SOURCES or kind not in ("causal_lm", "encoder"):
         return config
-    added = {} if named is not None or path is None else {"tokenizer": path}
+    added: dict[str, Any] = {} if named is not None or path is None else {"tokenizer": path}
     if isinstance(data, BaseModel):
         return {**config, "data": data.model_copy(update=added)}
     if source == "text" and kind == "encoder" and "targets" not in data:  # type: ignore[operator]

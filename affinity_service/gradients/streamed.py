@@ -193,9 +193,9 @@ def _checkpoint_without_dropout(model: nn.Module) -> None:
 
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
-            kept: Any = module._gradient_checkpointing_func
-            module.training = True
-            module._gradient_checkpointing_func = partial(_checkpointed, module, kept)
+            layer: Any = module
+            layer.training = True
+            layer._gradient_checkpointing_func = partial(_checkpointed, layer, layer._gradient_checkpointing_func)
 
 
 def _checkpointed(module: nn.Module, checkpoint: Callable[..., Any], function: Callable[..., Any], *args: Any) -> Any:

@@ -39,7 +39,7 @@ def spread(model: nn.Module, config: PretrainedConfig, folder: str) -> nn.Module
         raise UserError(f"model.max_memory {dict(config.max_memory)}: {error}") from error
     if set(places.values()) == {"disk"}:
         raise UserError(
-            f"model.max_memory {dict(config.max_memory)}: no device has room for a single layer; raise what it gives one"
+            f"model.max_memory {dict(config.max_memory)}: no device has room for a layer; raise what it gives one"
         )
     away = {str(place) for place in places.values()} - {str(_main(places))}
     if away & {"cpu", "disk"} and not config.checkpointing:

@@ -94,7 +94,7 @@ def models(contents: Contents) -> Values | None:
         "folders": [f"group_models/group-{index:02d}/" for index in range(len(contents.groups))],
         "groups": contents.groups,
         "code": loading_code(config, "STUDY/group_models/group-00"),
-        "prompt": data.prompt if isinstance(data, LanguageSource) else None,
+        "prompt": data.prompt if isinstance(data, LanguageSource) and isinstance(config, CausalLMConfig) else None,
         "quoted": json.dumps(getattr(data, "prompt", ""), ensure_ascii=False),
         "heads": isinstance(config, EncoderConfig),
     }

@@ -57,7 +57,8 @@ def labelled(selection: Selection) -> tuple[tuple[Task, ...], NDArray[np.float32
         A task has one class only.
     """
     labels = np.full((len(selection.rows), len(selection.tasks)), np.nan, np.float32)
-    tasks, named = [], {}
+    tasks: list[Task] = []
+    named: dict[str, int] = {}
     for number, name in enumerate(selection.tasks):
         own = np.flatnonzero(selection.task == number)
         targets = [selection.rows[row].target for row in own]

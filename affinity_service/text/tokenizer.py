@@ -96,7 +96,8 @@ def files_identity(files: Sequence[tuple[str, Path]]) -> str:
 
 def context_of(path: str) -> int | None:
     """Tokens that the model of a tokenizer reads at most, as far as its files say so."""
-    folder, known = tokenizer_folder(path), []
+    folder = tokenizer_folder(path)
+    known: list[int] = []
     for name, keys in ((CONFIG, CONTEXT), (FILES[1], ("model_max_length",))):
         file = folder / name
         content = json.loads(read_text(str(file))) if file.is_file() else {}

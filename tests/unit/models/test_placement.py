@@ -63,7 +63,7 @@ def test_a_weight_that_the_head_shares_may_be_away(tmp_path) -> None:
 
 
 def test_a_device_has_room_for_a_layer(tmp_path) -> None:
-    with pytest.raises(UserError, match=r"max_memory {'cpu': '25KB'}: no device has room for a single layer; raise"):
+    with pytest.raises(UserError, match=r"max_memory {'cpu': '25KB'}: no device has room for a layer; raise"):
         spread(adapted(checkpointing=True), config(max_memory={"cpu": "25KB"}), str(tmp_path))
 
 
