@@ -74,6 +74,9 @@ class GradientConfig(StageConfig):
     shard_rows: int = Field(4096, ge=1, description="(example, task) rows per file, the unit of resuming")
     batch_rows: int = Execution(512, ge=1)
     batch_tokens: int = Execution(1024, ge=1, description="of sequences in one pass, padding counted")
+    gpus: Annotated[int, Field(ge=1)] | None = Execution(
+        None, description="of each worker, over which model.max_memory spreads a model; those of resources when absent"
+    )
     workers: int = Execution(2, ge=1)
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from affinity_service.config_base import Execution, StageConfig
-from affinity_service.config_models import CausalLMConfig, ModelConfig
+from affinity_service.config_models import CausalLMConfig, EncoderConfig, ModelConfig
 from affinity_service.config_sources import PythonSource, SourceConfig, SplitConfig
 
 # How a prompt is made other than by a format of one's own.
@@ -93,6 +93,9 @@ class TextSource(LanguageSource):
     function: str | None = Field(None, pattern=r"^[\w.]+:[\w.]+$", description="module:function, in place of a path")
     arguments: dict[str, Any] = Field({}, description="keyword arguments of the function")
     columns: ColumnNames = ColumnNames()
+    targets: Literal["answers", "labels"] = Field(
+        "answers", description="answers to be written, or the inputs' labels, as an encoder learns; its own when absent"
+    )
     split_column: str | None = Field(
         None, description="a column of 'train', 'validation', 'test' that replaces the seeded split"
     )
@@ -103,6 +106,8 @@ class TextSource(LanguageSource):
             raise ValueError(f"give a `path` or a `function`, {'one of them' if self.path is None else 'not both'}")
         if self.arguments and self.function is None:
             raise ValueError("arguments are those of a `function`: leave them out")
+        if self.targets == "labels" and (self.prompt == "chat" or self.system is not None):
+            raise ValueError("targets are labels, whose inputs are no chats: leave prompt chat and system out")
         return self
 
 
@@ -130,16 +135,20 @@ SOURCES = ("text", "cldr")
 
 
 def with_tokenizer(config: Any) -> Any:
-    """The raw content of a config, in which a source of texts has the tokenizer of the model where it names none."""
+    """The raw content of a config, in which a source of texts has the tokenizer of the model where it names none, and
+    targets as the model learns them."""
     if not isinstance(config, Mapping):
         return config
     data, model = config.get("data"), config.get("model")
     kind, path, source, named = _get(model, "kind"), _get(model, "path"), _get(data, "source"), _get(data, "tokenizer")
-    if source not in SOURCES or named is not None or kind != "causal_lm" or path is None:
+    if source not in SOURCES or kind not in ("causal_lm", "encoder"):
         return config
+    added: dict[str, Any] = {} if named is not None or path is None else {"tokenizer": path}
     if isinstance(data, BaseModel):
-        return {**config, "data": data.model_copy(update={"tokenizer": path})}
-    return {**config, "data": {**data, "tokenizer": path}}  # type: ignore[dict-item]
+        return {**config, "data": data.model_copy(update=added)}
+    if source == "text" and kind == "encoder" and "targets" not in data:  # type: ignore[operator]
+        added["targets"] = "labels"
+    return {**config, "data": {**data, **added}}  # type: ignore[dict-item]
 
 
 def _get(section: Any, key: str) -> Any:
@@ -149,6 +158,12 @@ def _get(section: Any, key: str) -> Any:
 def check_language(data: SourceConfig, model: ModelConfig) -> None:
     """Raise ``ValueError`` unless texts meet a language model; a function of the user may return sequences too."""
     of_text, reads = isinstance(data, LanguageSource), isinstance(model, CausalLMConfig)
+    if isinstance(data, TextSource) and data.targets == "labels":
+        if not isinstance(model, EncoderConfig):
+            raise ValueError(f"data.targets labels needs model.kind encoder, found {model.kind}")
+        return
+    if isinstance(data, TextSource) and isinstance(model, EncoderConfig):
+        raise ValueError("model.kind encoder learns labels, found data.targets answers: use labels, or kind causal_lm")
     if of_text and not reads:
         raise ValueError(f"data.source {_get(data, 'source')} needs model.kind causal_lm, found {model.kind}")
     if reads and not of_text and not isinstance(data, PythonSource):

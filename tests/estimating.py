@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from affinity_service.affinity import LinearizedEstimator
 from affinity_service.config import Config
 from affinity_service.gradients.anchor import build_anchor
+from affinity_service.gradients.batches import Gradients
 from affinity_service.gradients.features import compute_features
 from affinity_service.gradients.margins import pair_margins
 from affinity_service.gradients.own_parameters import reduction_of
@@ -42,9 +43,10 @@ def features_of(
     moments: dict[str, Tensor] | None = None,
     space: WeightSpace | None = None,
     apart: bool = False,
+    gradients: Gradients | None = None,
 ) -> tuple[Rows, dict[str, Tensor]]:
     """Training and validation rows, and the anchor that they stand on; with heads apart as among many tasks."""
-    space, gradients = space or space_of(model), PerExampleGradients(model, suite.tasks)
+    space, gradients = space or space_of(model), gradients or PerExampleGradients(model, suite.tasks)
     batch = config.gradients.batch_rows
     sums = {split: gradient_sums(gradients, space, suite, *suite.pairs(split), batch) for split in (TRAIN, VALIDATION)}
     moments = constant_moments(model) if moments is None else moments

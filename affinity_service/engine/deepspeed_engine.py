@@ -28,11 +28,20 @@ def effective_stage(config: TrainConfig) -> int:
     return max(config.zero_stage, 1) if config.precision == "bf16" else config.zero_stage
 
 
-def start(model: nn.Module, config: TrainConfig, local_rank: int, passes: int, further: Mapping[str, Any]) -> Any:
-    """A DeepSpeed engine around the model, inside an initialised process group.
+def start(
+    model: nn.Module,
+    config: TrainConfig,
+    local_rank: int,
+    passes: int,
+    further: Mapping[str, Any],
+    device: torch.device | None = None,
+) -> Any:
+    """A DeepSpeed engine around the model, which lies in main memory, inside an initialised process group.
 
-    passes : micro-batches per step and worker. further : settings of DeepSpeed's own, under ours.
+    passes : micro-batches per step and worker. further : settings of DeepSpeed's own, under ours. device : of this
+    worker; the CPU when None.
     """
+    device = torch.device("cpu") if device is None else device
     # From Ray's context: DeepSpeed would guess it from host names.
     os.environ["LOCAL_RANK"] = str(local_rank)
     # A C++ extension for shared-memory reductions that DeepSpeed would compile at the first start on a CPU.
@@ -54,17 +63,35 @@ def start(model: nn.Module, config: TrainConfig, local_rank: int, passes: int, f
         "wall_clock_breakdown": False,
         "steps_per_print": 10**9,
     }
+    settings = merged(further, settings)
     computed = _computed_buffers(model)
+    if effective_stage(config) == 3:
+        _partition(model, config, settings, device)
+    else:
+        model = model.to(device)
     engine, *_ = deepspeed.initialize(
         model=model,
         # An object: naming an optimizer in the settings makes DeepSpeed compile its own.
         optimizer=torch_optimizer(list(trained_parameters(model).values()), config),
-        config=merged(further, settings),
+        config=settings,
         dist_init_required=False,
     )
     for module, name, value in computed:
         setattr(module, name, value.to(getattr(module, name).device))
     return engine
+
+
+def _partition(model: nn.Module, config: TrainConfig, settings: Mapping[str, Any], device: torch.device) -> None:
+    """Weight by weight, each rank keeps its part: left to itself DeepSpeed first moves the whole model to every device,
+    which a model that is trained in parts need not fit on."""
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    for parameter in model.parameters():
+        # DeepSpeed casts no model that is in parts already.
+        parameter.data = parameter.data.to(dtype)
+    deepspeed.zero.Init(module=model, config_dict_or_path=dict(settings), dtype=dtype)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
 
 
 def _computed_buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:

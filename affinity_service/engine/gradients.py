@@ -55,7 +55,7 @@ class GradientActor:
         if self.suite is not None:
             return
         config = self.config
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = build_model(config.model, suite.inputs.shape[1:], suite.tasks, config.base.seed)
         load_trained(model, load_safetensors(self.folder.read_bytes("base_model/model.safetensors")))
         self.space = WeightSpace(trained_shapes(model), config.gradients.layers)
@@ -63,8 +63,10 @@ class GradientActor:
             self.scratch = tempfile.TemporaryDirectory(prefix="affinity-weights-")
             model = spread(model, config.model, self.scratch.name)
         else:
-            model = model.to(self.device)
+            model = model.to(device)
         self.gradients = per_example_gradients(model, suite, config.gradients)
+        # Of a model that is spread, where what trains lies.
+        self.device = self.gradients.device
         self.apart = heads_apart(config, model, len(suite.tasks))
         self.split, self.task, self.example = pair_rows(suite)
         self.suite = suite
@@ -133,9 +135,12 @@ def compute_gradients(context: StageContext) -> StageOutcome:
     shard_names = [shard_name(index) for index in range(shards)]
     reference = ray.put(suite)
     wanted = max(1, min(config.gradients.workers, shards))
-    workers = workers_with_room("gradients", wanted, config.resources, context.warn)
+    resources = config.resources
+    if config.gradients.gpus is not None:
+        resources = resources.model_copy(update={"gpus": float(config.gradients.gpus)})
+    workers = workers_with_room("gradients", wanted, resources, context.warn)
     actors = [
-        GradientActor.options(**actor_options(config.resources), **ACTOR_RETRIES).remote(  # type: ignore[attr-defined]
+        GradientActor.options(**actor_options(resources), **ACTOR_RETRIES).remote(  # type: ignore[attr-defined]
             config, folder
         )
         for _ in range(workers)

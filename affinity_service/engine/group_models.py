@@ -175,7 +175,9 @@ def _train_trial(trial: Trial, suite: Suite, config: Config, folder: StudyFolder
             folder.write_bytes(trial.weights(outcome.run), save_safetensors(outcome.weights))
         if outcome.run in trial.asked and isinstance(config.model, CausalLMConfig) and isinstance(model, CausalLM):
             load_trained(model, outcome.weights)
-            matches[outcome.run] = exact_matches(model, load_tokenizer(config.model.path), suite, outcome.run.tasks)
+            # The one that made the suite's tokens.
+            tokenizer = load_tokenizer(getattr(config.data, "tokenizer", None) or config.model.path)
+            matches[outcome.run] = exact_matches(model, tokenizer, suite, outcome.run.tasks)
     rows = [
         {
             "tasks": list(o.run.tasks),

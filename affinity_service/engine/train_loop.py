@@ -65,7 +65,7 @@ class _Worker:
         self.every = range(len(suite.tasks))
         self.passes = passes_per_step(suite.inputs, self.rows, self.config, self.world)
         self.engine = deepspeed_engine.start(
-            model.to(self.device), self.weights_in, context.get_local_rank(), self.passes, job.settings
+            model, self.weights_in, context.get_local_rank(), self.passes, job.settings, self.device
         )
         stage = deepspeed_engine.effective_stage(self.weights_in)
         self.state = TrainState(world_size=self.world, zero_stage=stage)

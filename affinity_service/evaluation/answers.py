@@ -35,8 +35,11 @@ def exact_matches(model: CausalLM, tokenizer: Any, suite: Suite, tasks: Sequence
 
 
 def _prompt_and_answer(inputs: Any, row: int) -> tuple[list[int], list[int]]:
-    """What stands before the first learned token, and the learned ones."""
+    """The last answer, and what stands before it: of a conversation the earlier answers too."""
     assert isinstance(inputs, TokenRows)
     own = slice(inputs.starts[row], inputs.starts[row + 1])
     tokens, learned = inputs.tokens[own], inputs.learned[own]
-    return tokens[: int(learned.argmax())].tolist(), tokens[learned].tolist()
+    stop = int(np.flatnonzero(learned)[-1]) + 1
+    # The first token of a sequence is never learned.
+    start = int(np.flatnonzero(~learned[:stop])[-1]) + 1
+    return tokens[:start].tolist(), tokens[start:stop].tolist()

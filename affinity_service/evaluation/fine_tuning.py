@@ -14,6 +14,7 @@ from torch import Tensor
 
 from affinity_service.affinity.estimates import Moment
 from affinity_service.config import Config
+from affinity_service.config_models import PretrainedConfig
 from affinity_service.errors import UserError
 from affinity_service.evaluation.flops import RunFlops
 from affinity_service.evaluation.head_slots import Form, forms
@@ -84,7 +85,8 @@ class FineTuner:
         # From given weights all seeds start alike.
         build = self._build if weights is None else lambda seed: model
         self.trainer: StackedTrainer | PlainTrainer
-        if stackable(model):
+        # A pretrained network is large, whatever of it trains.
+        if stackable(model) and not isinstance(config.model, PretrainedConfig):
             self.trainer = StackedTrainer(suite, training, build, device, record_test, linearised)
         elif linearised:
             raise UserError("validation.oracle_seeds trains linearised networks, which this model is too large for: 0")

@@ -60,7 +60,12 @@ def build_anchor(
     if settings.metric == "optimizer":
         assert moments is not None, "the optimizer's metric needs its moments"
         scale = optimizer_metric(space, moments)
-    layered = settings.layer_rank is not None and isinstance(gradients, StreamedGradients)
+    # A model with heads has one basis for them and the rest.
+    layered = (
+        settings.layer_rank is not None
+        and isinstance(gradients, StreamedGradients)
+        and heads_prefix(gradients.model) is None
+    )
     if layered:
         scale = rank_one(space, scale)
     weights = space.flatten(trained_parameters(gradients.model))

@@ -116,22 +116,10 @@ class PerExampleGradients:
         blocks: list[GradientBlock] = []
         for (name, module, activation, _), error in zip(calls, errors, strict=True):
             if isinstance(module, TaskHeads):
-                blocks += self._head_blocks(name, requested, task, activation, error)
+                blocks += head_blocks(name, requested, task, self.tasks, activation, error)
             else:
                 blocks += _linear_blocks(name, module, activation, error)
         return margins.detach(), blocks
-
-    def _head_blocks(
-        self, name: str, requested: list[int], task: Tensor, activation: Tensor, error: Tensor
-    ) -> list[GradientBlock]:
-        blocks, start = [], 0
-        for index in requested:
-            rows = (task == index).nonzero()[:, 0]
-            left = error[rows, start : start + self.tasks[index].outputs]
-            start += self.tasks[index].outputs
-            blocks.append(GradientBlock(f"{name}.weight_{index}", rows, left, activation[rows]))
-            blocks.append(GradientBlock(f"{name}.bias_{index}", rows, left))
-        return blocks
 
     def _by_func(self, inputs: Tensor, task: Tensor, label: Tensor) -> tuple[Tensor, list[GradientBlock]]:
         parameters = {name: p.detach() for name, p in self.model.named_parameters()}
@@ -154,6 +142,20 @@ class PerExampleGradients:
             margins[rows] = values
             blocks += [GradientBlock(name, rows, g.flatten(1)) for name, g in gradients.items() if g.any()]
         return margins, blocks
+
+
+def head_blocks(
+    name: str, requested: Sequence[int], task: Tensor, tasks: Sequence[Task], activation: Tensor, error: Tensor
+) -> list[GradientBlock]:
+    """Of ``TaskHeads`` that gave the columns of the `requested` tasks; only the rows of a head's own task reach it."""
+    blocks, start = [], 0
+    for index in requested:
+        rows = (task == index).nonzero()[:, 0]
+        left = error[rows, start : start + tasks[index].outputs]
+        start += tasks[index].outputs
+        blocks.append(GradientBlock(f"{name}.weight_{index}", rows, left, activation[rows]))
+        blocks.append(GradientBlock(f"{name}.bias_{index}", rows, left))
+    return blocks
 
 
 def _each_once(calls: Sequence[Call], rows: int) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +19,8 @@ from torch import Tensor, nn
 
 from affinity_service.errors import UserError
 from affinity_service.gradients.margins import pair_margins
-from affinity_service.gradients.per_example import GradientBlock
+from affinity_service.gradients.per_example import GradientBlock, head_blocks
+from affinity_service.models.heads import TaskHeads
 from affinity_service.models.state import trained_parameters
 from affinity_service.tasks.suite import Task
 
@@ -34,32 +37,31 @@ class StreamedGradients:
     model : the plain module, put into eval mode, called as ``model(inputs, tasks)`` and returning a column per task.
     tasks : all tasks of the suite.
     tokens : at most so many in a batch, padding counted.
+    wanted : patterns of the parameters whose gradients are asked for; all that train when empty.
 
     Raises
     ------
     UserError
-        A trained parameter belongs to two layers, or to a large one that is not linear.
+        A wanted parameter belongs to two layers, or to a large one that is not linear; in a pass, one layer is used
+        several times, or sees the tokens of several examples mixed.
     """
 
     # No kernel from activations: a sequence's inner products are sums over pairs of tokens.
     factored = False
 
-    def __init__(self, model: nn.Module, tasks: Sequence[Task], tokens: int) -> None:
+    def __init__(self, model: nn.Module, tasks: Sequence[Task], tokens: int, wanted: Sequence[str] = ()) -> None:
         self.model, self.tasks, self.tokens = model.eval(), tasks, tokens
-        self.layers = _trained_layers(model)
+        self.layers = _trained_layers(model, wanted)
         # Where what trains lies: the rest may be anywhere, see models/placement.py.
         self.device = next(iter(trained_parameters(model).values())).device
-        # transformers' layers make their checkpoints in training mode only; what lies in them stays as it is.
-        for module in model.modules():
-            if getattr(module, "gradient_checkpointing", False):
-                module.training = True
+        _checkpoint_without_dropout(model)
 
     @contextmanager
     def __call__(self, inputs: Tensor, task: Tensor, label: Tensor) -> Iterator[tuple[Tensor, Callable[[Visit], None]]]:
         """Margins (B,), and a function that takes the pass backward and gives every block to the visitor; to be called
         once, while the context lasts: until then no weight asks for a gradient of its own."""
-        taps = _Taps(self.layers, self.device)
         requested = task.unique().tolist()
+        taps = _Taps(self.layers, self.device, (len(inputs), inputs.shape[-1]), (requested, task, self.tasks))
         trained = list(trained_parameters(self.model).values())
         for parameter in trained:
             parameter.requires_grad_(False)
@@ -80,15 +82,22 @@ class StreamedGradients:
 
 class _Taps:
     """Hooks on the layers, for one forward pass and the backward pass after it, which may go forward again through
-    layers whose activations were not kept."""
+    layers whose activations were not kept.
 
-    def __init__(self, layers: dict[str, nn.Module], device: torch.device) -> None:
+    Parameters
+    ----------
+    shape : examples and tokens of each in the batch, padding counted.
+    heads : the tasks whose outputs are asked for, the task (B,) of each example, and all tasks.
+    """
+
+    def __init__(self, layers: dict[str, nn.Module], device: torch.device, shape: tuple[int, int], heads: Any) -> None:
         # Layers may lie on several devices; their gradients meet on one.
-        self.layers, self.device = layers, device
+        self.layers, self.device, self.shape, self.heads = layers, device, shape, heads
         # What autograd is asked the gradient of: every tap depends on it.
         self.origin = torch.zeros((), requires_grad=True)
         self.visit: Visit | None = None
         self._handles: list[Any] = []
+        self._seen: set[str] = set()
         # A layer that is run to take its own gradients is not tapped again.
         self._at_work = False
 
@@ -111,19 +120,42 @@ class _Taps:
 
     def arrived(self, name: str, activation: Tensor, error: Tensor) -> None:
         assert self.visit is not None, "the backward pass has a visitor"
+        if name in self._seen:
+            raise UserError(
+                f"gradients of `{name}` cannot be taken: a pass uses the layer several times; leave it out of "
+                "gradients.layers, or train others (model.adapter.targets, model.trains)"
+            )
+        self._seen.add(name)
         layer = self.layers[name]
+        left, right = self._by_example(name, error), self._by_example(name, activation)
         if isinstance(layer, nn.Linear):
             # One token per example where the layer sees vectors.
-            left, right = (x.reshape(len(x), -1, x.shape[-1]).to(self.device) for x in (error, activation))
+            left, right = (x.reshape(len(x), -1, x.shape[-1]).to(self.device) for x in (left, right))
             self.visit(GradientBlock(f"{name}.weight", None, left, right))
             if layer.bias is not None:
                 self.visit(GradientBlock(f"{name}.bias", None, left.sum(dim=1)))
+        elif isinstance(layer, TaskHeads):
+            for block in head_blocks(name, *self.heads, right.to(self.device), left.to(self.device)):
+                self.visit(block)
         else:
             self._at_work = True
-            found = _by_vjp(layer, activation, error)
+            found = _by_vjp(layer, right, left)
             self._at_work = False
             for own, gradient in found.items():
                 self.visit(GradientBlock(f"{name}.{own}", None, gradient.flatten(1).to(self.device)))
+
+    def _by_example(self, name: str, x: Tensor) -> Tensor:
+        """Examples first. Some models lay the tokens of all examples end to end before a layer; some mix them."""
+        examples, tokens = self.shape
+        if len(x) == examples:
+            return x
+        if x.dim() == 2 and len(x) == examples * tokens:
+            return x.view(examples, tokens, -1)
+        raise UserError(
+            f"gradients of `{name}` cannot be told apart by example: it sees {tuple(x.shape)} for {examples} examples "
+            f"of {tokens} tokens; leave it out of gradients.layers, or train others (model.adapter.targets, "
+            "model.trains)"
+        )
 
 
 class _Tap(torch.autograd.Function):
@@ -154,25 +186,49 @@ def _by_vjp(layer: nn.Module, activation: Tensor, error: Tensor) -> dict[str, Te
     return torch.func.vmap(of_one)(activation, error)
 
 
-def _trained_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules that own trained parameters, by name."""
+def _checkpoint_without_dropout(model: nn.Module) -> None:
+    """transformers' layers make their checkpoints in training mode only: they think they are in it when they are
+    called, and are not when they compute."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
+            layer: Any = module
+            layer.training = True
+            layer._gradient_checkpointing_func = partial(_checkpointed, layer, layer._gradient_checkpointing_func)
+
+
+def _checkpointed(module: nn.Module, checkpoint: Callable[..., Any], function: Callable[..., Any], *args: Any) -> Any:
+    def in_eval_mode(*args: Any) -> Any:
+        module.training = False
+        try:
+            return function(*args)
+        finally:
+            module.training = True
+
+    return checkpoint(in_eval_mode, *args)
+
+
+def _trained_layers(model: nn.Module, wanted: Sequence[str]) -> dict[str, nn.Module]:
+    """Modules that own trained parameters of which gradients are wanted, by name."""
     trained = trained_parameters(model)
     owners: dict[str, nn.Module] = {}
     seen: dict[int, str] = {}
     for name, module in model.named_modules():
         for own, parameter in module.named_parameters(recurse=False):
             whole = f"{name}.{own}" if name else own
-            if not parameter.requires_grad:
+            if not parameter.requires_grad or (wanted and not any(fnmatch(whole, each) for each in wanted)):
                 continue
             if seen.setdefault(id(parameter), whole) != whole or whole not in trained:
                 raise UserError(
                     f"gradients of `{whole}` cannot be taken apart: `{seen[id(parameter)]}` is the same weight; leave "
-                    "it out of model.trains, or train an adapter"
+                    "it out of gradients.layers or model.trains, or train an adapter"
                 )
-            if not isinstance(module, nn.Linear) and parameter.numel() > LARGEST_WHOLE:
+            if not isinstance(module, nn.Linear | TaskHeads) and parameter.numel() > LARGEST_WHOLE:
                 raise UserError(
                     f"gradients of `{whole}` ({parameter.numel():,} weights of a {type(module).__name__}) would have "
-                    "to be formed whole for every example; leave it out of model.trains, or train an adapter"
+                    "to be formed whole for every example; leave it out of gradients.layers or model.trains, or "
+                    "train an adapter"
                 )
             owners[name] = module
     return owners

@@ -62,9 +62,12 @@ def load_adapter(folder: Path, config: PretrainedConfig) -> dict[str, Tensor]:
     Raises
     ------
     UserError
-        A file is missing or damaged, the weights are of another pretrained model or hold NaN or infinite numbers.
+        A file is missing or damaged, the weights are of another pretrained model or another scale, or hold NaN or
+        infinite numbers.
     """
     _check_origin(folder, config)
+    if config.adapter is not None:
+        _check_scale(folder, config.adapter)
     network = _read(folder, OWN if config.adapter is None else ADAPTER)
     if config.adapter is not None:
         network = {_with_default(name): weight for name, weight in network.items()}
@@ -87,6 +90,20 @@ def _check_origin(folder: Path, config: PretrainedConfig) -> None:
         raise UserError(
             f"{folder} is of another base model: it was trained beside {found['path']}, and model.path is {config.path}"
         )
+
+
+def _check_scale(folder: Path, lora: LoRAConfig) -> None:
+    """The same numbers scaled otherwise are another model, which no name or shape shows."""
+    file = folder / ADAPTER_CONFIG
+    found = json.loads(file.read_text()) if file.exists() else {}
+    for name, own, setting in (("lora_alpha", lora.alpha, "alpha"), ("r", lora.rank, "rank")):
+        if found.get(name, own) != own:
+            raise UserError(
+                f"{file}: `{name}` is {found[name]:g}, but model.adapter.{setting} is {own:g}: set it to what the "
+                "adapter was trained with"
+            )
+    if found.get("use_rslora"):
+        raise UserError(f"{file}: `use_rslora` is true, but adapters here are scaled by alpha / rank: train it anew")
 
 
 def _read(folder: Path, name: str) -> dict[str, Tensor]:

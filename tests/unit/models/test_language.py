@@ -140,6 +140,10 @@ def test_an_adapter_of_another_base_model_or_with_nan_is_refused(tiny_llama, tmp
     save_adapter(broken, config, tmp_path / "nan")
     with pytest.raises(UserError, match=r"q_proj.lora_A.default.weight` holds NaN"):
         load_adapter(tmp_path / "nan", config)
+    for changes, message in (({"alpha": 8}, "`lora_alpha` is 16, but model.adapter.alpha is 8: set it to what"),
+                             ({"rank": 4}, "`r` is 8, but model.adapter.rank is 4")):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            load_adapter(tmp_path / "good", CausalLMConfig(path=tiny_llama, adapter=LoRAConfig(**changes)))
     (tmp_path / "good" / ADAPTER).write_bytes(b"no")
     with pytest.raises(UserError, match="cannot be read"):
         load_adapter(tmp_path / "good", config)

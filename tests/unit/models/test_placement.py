@@ -14,10 +14,11 @@ from affinity_service.gradients.features import compute_features
 from affinity_service.gradients.reductions import Exact
 from affinity_service.gradients.streamed import StreamedGradients
 from affinity_service.gradients.weight_space import WeightSpace
+from affinity_service.models.causal_lm import CausalLM
 from affinity_service.models.placement import spread
 from affinity_service.models.state import trained_parameters, trained_shapes
 from affinity_service.tasks.suite import TRAIN
-from tests.unit.gradients.test_streamed import TASKS, adapted, suite
+from tests.unit.gradients.test_streamed import TASKS, adapted, llama, suite
 
 pytest.importorskip("accelerate")
 
@@ -45,6 +46,35 @@ def test_gradients_through_weights_on_the_disk_are_the_same(tmp_path) -> None:
     torch.testing.assert_close(torch.from_numpy(found.margins), torch.from_numpy(expected.margins))
     torch.testing.assert_close(torch.from_numpy(found.features), torch.from_numpy(expected.features))
     assert {p.device.type for p in model.parameters()} == {"cpu", "meta"}, "they were given back"
+
+
+def test_a_weight_that_the_head_shares_may_be_away(tmp_path) -> None:
+    plain, data = adapted(checkpointing=True), suite()
+    network = plain.network.get_base_model()
+    network.lm_head.weight = network.model.embed_tokens.weight
+    space = WeightSpace(trained_shapes(plain))
+    example, task = data.pairs(TRAIN)
+    expected = compute_features(StreamedGradients(plain, TASKS, 30), Exact(space), data, example, task, 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = spread(copy.deepcopy(plain), config(), str(tmp_path))
+    found = compute_features(StreamedGradients(model, TASKS, 30), Exact(space), data, example, task, 100)
+    torch.testing.assert_close(torch.from_numpy(found.features), torch.from_numpy(expected.features))
+
+
+def test_a_device_has_room_for_a_layer(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"max_memory {'cpu': '25KB'}: no device has room for a layer; raise"):
+        spread(adapted(checkpointing=True), config(max_memory={"cpu": "25KB"}), str(tmp_path))
+
+
+def test_a_layer_cannot_lie_in_two_places(tmp_path) -> None:
+    model = llama(checkpointing=True)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("0.mlp.down_proj.weight"))
+    layer = model.model.layers[0].mlp.down_proj
+    layer.bias = torch.nn.Parameter(torch.zeros(32), requires_grad=False)
+    with pytest.raises(UserError, match=r"down_proj.weight` trains and .*down_proj.bias` does not.* whole layers"):
+        spread(CausalLM(model), config(), str(tmp_path))
 
 
 def test_weights_away_need_checkpointing(tmp_path) -> None:

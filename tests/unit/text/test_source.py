@@ -1,3 +1,4 @@
+import json
 import shutil
 import sys
 
@@ -78,3 +79,16 @@ def test_the_identity_is_of_contents_and_not_of_places(tmp_path, topics, plain, 
     with pytest.raises(UserError, match="no such file"):
         source_identity(source_of(tmp_path / "gone.jsonl", plain))
     assert files_of(source_of(topics, plain)) == [topics, plain]
+
+
+def test_a_model_that_reads_less_is_another_source(tmp_path, topics, plain):
+    folder = tmp_path / "model"
+    shutil.copytree(plain, folder)
+    own = source_identity(source_of(topics, plain))
+    for context, same in ((1000, True), (4, False)):
+        (folder / "config.json").write_text(json.dumps({"max_position_embeddings": context}))
+        assert (source_identity(source_of(topics, str(folder))) == own) is same
+    suite, told = planned_suite(source_of(topics, str(folder))), []
+    assert suite.inputs.lengths.max() == 4
+    warn_of(suite, source_of(topics, str(folder)), told.append)
+    assert "are longer than 4 tokens (the model's context) and were cut" in told[0]

@@ -1,4 +1,5 @@
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -98,8 +99,26 @@ def test_answers_that_are_too_long_alone_lose_their_end(plain):
 
 
 def test_what_is_too_long_can_be_refused(plain):
-    with pytest.raises(UserError, match=r"f: line 1: \d+ tokens, more than data.max_length 3: raise it, or set"):
+    with pytest.raises(
+        UserError, match=r"f: line 1: \d+ tokens, more than the 3 of data.max_length: shorten it, raise it, or set"
+    ):
         made(plain, [PAIR], max_length=3, too_long="refuse")
+
+
+def test_no_example_is_longer_than_the_models_context(tmp_path, plain):
+    folder = tmp_path / "model"
+    shutil.copytree(plain, folder)
+    (folder / "config.json").write_text('{"model_type": "gpt2", "n_positions": 6}')
+    long = TextRow("t", (Turn("user", "0123456789"), Turn("assistant", "xyz")), None, "f: line 1")
+    found = made(str(folder), [long], max_length=100)
+    assert (found.rows.lengths.tolist(), found.cut.tolist()) == ([6], [True])
+    assert found.limit == (6, "the model's context")
+    with pytest.raises(
+        UserError, match=r"f: line 1: \d+ tokens, more than the 6 of the model's context: shorten it, or"
+    ):
+        made(str(folder), [long], max_length=100, too_long="refuse")
+    assert made(str(folder), [long], max_length=5).limit == (5, "data.max_length")
+    assert made(plain, [long], max_length=100).cut.tolist() == [False], "a tokenizer alone knows no bound"
 
 
 def test_an_earlier_answer_may_be_cut():
