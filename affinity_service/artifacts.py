@@ -28,6 +28,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from affinity_service.errors import UserError
+from affinity_service.logs import stamp, stamps
 from affinity_service.retrying import patiently
 
 Result = TypeVar("Result")
@@ -79,7 +80,8 @@ class StudyFolder:
         return cls(text.rstrip("/"))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (StudyFolder, (self.root, self.patience))
+        # Workers get a study by its folder: with it goes what their logs are to be stamped with.
+        return (_arrived, (self.root, self.patience, stamps()))
 
     @property
     def is_local(self) -> bool:
@@ -323,6 +325,13 @@ class StudyFolder:
         }
         self.write_json(f"stages/{stage}.json", manifest)
         self.delete(f"stages/{stage}.part.json")
+
+
+def _arrived(root: str, patience: float | None, stamped: dict[str, str]) -> StudyFolder:
+    """A folder that came from another process."""
+    if stamped:
+        stamp(**stamped)
+    return StudyFolder(root, patience)
 
 
 def _delete_file(tree: fs.SubTreeFileSystem, name: str) -> None:

@@ -14,6 +14,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from affinity_service import logs as logs_as
 from affinity_service.cli_import import importing
 from affinity_service.cli_output import (
     VERBATIM,
@@ -51,8 +52,14 @@ Until = Annotated[str, typer.Option(help="Last stage to run, such as affinity or
 @app.callback()
 def options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done; tracebacks for errors.")] = False,
+    log_format: Annotated[
+        str | None,
+        typer.Option(envvar=logs_as.FORMAT, help="text, or json: a line of JSON per record, also of workers."),
+    ] = None,
 ) -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    if log_format is not None:
+        os.environ[logs_as.FORMAT] = logs_as.log_format(log_format)
+    logs_as.begin_logging()
     if verbose:
         logging.getLogger("affinity_service").setLevel(logging.INFO)
         os.environ["AFFINITY_TRACEBACK"] = "1"
@@ -344,8 +351,8 @@ def _run(config: Any, study: str | None, address: str | None, quiet: bool, until
     from affinity_service.reporter import LogReporter, RichReporter
     from affinity_service.study import Study
 
-    if quiet or not out.is_terminal:
-        if not quiet:
+    if quiet or logs_as.wants_json() or not out.is_terminal:
+        if logs_as.wants_json() or not quiet:
             # No terminal for a progress bar: a file or a job's log gets its lines.
             logging.getLogger("affinity_service").setLevel(logging.INFO)
         return Study.run(config, study, address, LogReporter(), until)

@@ -19,6 +19,7 @@ import affinity_service
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import ResourceConfig
 from affinity_service.errors import UserError
+from affinity_service.logs import FORMAT, stamp, wants_json
 from affinity_service.retrying import PATIENCE
 
 # Read by Ray processes at their start. The health poll is what each report of Ray Train waits for (2 s by default);
@@ -31,7 +32,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 # Of the driver's own, where it has them.
-PASSED_ON = (PATIENCE,)
+PASSED_ON = (PATIENCE, FORMAT)
 PACKAGE = Path(affinity_service.__file__).parent
 # Ready configs train on two workers; on a machine with one core the two share it.
 LOCAL_CPUS = 2
@@ -55,17 +56,41 @@ def connected(address: str | None = None) -> Iterator[None]:
         os.environ.setdefault(name, value)
     # It warns on every start that token authentication is on, which is as it should be.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    _join(address) if address else _start()
+    with _own_log():
+        _join(address) if address else _start()
+    if wants_json():
+        stamp(job_id=ray.get_runtime_context().get_job_id())
     try:
         yield
     finally:
         ray.shutdown()
 
 
+@contextlib.contextmanager
+def _own_log() -> Iterator[None]:
+    """With a logging config, ray.init gives the driver a second handler and opens its log to every library."""
+    root, own = logging.getLogger(), logging.getLogger("ray")
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        if wants_json():
+            root.handlers[:] = handlers
+            root.setLevel(level)
+            own.setLevel(logging.WARNING)
+
+
+def _options(environment: dict[str, Any]) -> dict[str, Any]:
+    options = {"logging_level": logging.WARNING, "log_to_driver": False, "runtime_env": environment}
+    if wants_json():
+        options["logging_config"] = ray.LoggingConfig(encoding="JSON", additional_log_standard_attrs=["name"])
+    return options
+
+
 def _start() -> None:
     environment = runtime_environment(os.environ, carry_package=False)
     for cpus in (None, LOCAL_CPUS):
-        ray.init("local", num_cpus=cpus, logging_level=logging.WARNING, log_to_driver=False, runtime_env=environment)
+        ray.init("local", num_cpus=cpus, **_options(environment))
         if ray.cluster_resources().get("CPU", 0) >= LOCAL_CPUS:
             return
         ray.shutdown()
@@ -75,7 +100,7 @@ def _join(address: str) -> None:
     check_address(address)
     environment = runtime_environment(os.environ, carry_package=True)
     try:
-        ray.init(address, logging_level=logging.WARNING, log_to_driver=False, runtime_env=environment)
+        ray.init(address, **_options(environment))
     except ConnectionError as error:
         if "Could not find" in str(error):
             raise UserError(

@@ -27,6 +27,7 @@ from affinity_service.engine.micro_batches import as_inputs, evaluation_batches,
 from affinity_service.engine.train_job import MOMENTS, STATE, WEIGHTS, TrainJob, TrainState
 from affinity_service.engine.turns import Turns, drop_untrained, write_gradient
 from affinity_service.evaluation.flops import example_flops, examples_worth
+from affinity_service.logs import stamp
 from affinity_service.models import TaskLosses, build_model
 from affinity_service.models.losses import task_weights
 from affinity_service.models.state import load_trained
@@ -37,6 +38,7 @@ from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
 def train_loop(settings: dict[str, Any]) -> None:
     """Entry point of a worker; ``settings["job"]`` is a ``TrainJob``."""
     job: TrainJob = settings["job"]
+    stamp(**job.stamps)
     _Worker(job, ray.get(job.suite)).run()
 
 
