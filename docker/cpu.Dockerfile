@@ -33,6 +33,6 @@ VOLUME ["/studies"]
 EXPOSE 8000 8265 8080
 # Where it serves, the service says how it is; where it does something else, the machine is looked over.
 HEALTHCHECK --interval=30s --timeout=20s --start-period=90s --retries=3 \
-    CMD curl -sf -m 5 http://127.0.0.1:8000/healthz || affinity doctor --quick
+    CMD ["sh", "-c", "curl -sf -m 5 http://127.0.0.1:8000/healthz || affinity doctor --quick"]
 ENTRYPOINT ["tini", "--"]
 CMD ["affinity", "--help"]
