@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from affinity_service import logs as logs_as
+from affinity_service.cli_doctor import doctor
 from affinity_service.cli_import import importing
 from affinity_service.cli_output import (
     VERBATIM,
@@ -37,6 +38,7 @@ app = typer.Typer(
     help="Which tasks to train together, told from gradients at one base model.",
 )
 app.add_typer(importing, name="import")
+app.command()(doctor)
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML config; ray_jobs/configs holds ready ones.")]
 StudyPath = Annotated[str, typer.Argument(help="Study folder, or a URI such as s3://bucket/study.")]

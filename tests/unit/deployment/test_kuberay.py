@@ -81,7 +81,9 @@ def test_pods_are_nobody_and_may_nothing(name):
         own = container["securityContext"]
         assert own == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
         wanted, limits = container["resources"]["requests"], container["resources"]["limits"]
-        assert wanted["memory"] == limits["memory"], "a pod that grows beyond what it asked for is killed on a full node"
+        assert wanted["memory"] == limits["memory"], (
+            "a pod that grows beyond what it asked for is killed on a full node"
+        )
         if "submitter" not in name:
             assert {"readinessProbe", "livenessProbe"} <= set(container)
 
@@ -153,8 +155,12 @@ def test_the_job_is_a_command_of_ours_on_a_config_and_a_place_that_are_mounted()
     mounts = {mount["mountPath"]: mount["name"] for mount in head["volumeMounts"]}
     assert study.rsplit("/", 1)[0] in mounts
     folder, file = config.rsplit("/", 1)
-    volumes = {volume["name"]: volume for volume in job["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["volumes"]}
-    shared = {each["metadata"]["name"]: each for each in documents(KUBERAY / "common.yaml") if each["kind"] == "ConfigMap"}
+    volumes = {
+        volume["name"]: volume for volume in job["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["volumes"]
+    }
+    shared = {
+        each["metadata"]["name"]: each for each in documents(KUBERAY / "common.yaml") if each["kind"] == "ConfigMap"
+    }
     content = shared[volumes[mounts[folder]]["configMap"]["name"]]["data"][file]
     settings = Config.from_yaml(content, file)
     # On an autoscaled cluster there may be no worker yet when the first stage asks.

@@ -68,7 +68,7 @@ def test_every_start_is_a_command_of_ray_and_spills_to_a_place_that_ray_accepts(
         text = "\n".join((*config["head_start_ray_commands"], *config["worker_start_ray_commands"]))
     found = starts(text)
     assert len(found) == (2 if path.suffix == ".yaml" else 1)
-    assert [each["head"] for each in found][0]
+    assert found[0]["head"]
     for each in found:
         assert each["object_spilling_directory"]
         assert each["metrics_export_port"] == 8080
