@@ -8,7 +8,7 @@ BIND="${BIND:-127.0.0.1}"
 SPILL="${SPILL:-/mnt/nvme/ray-spill}"
 STORE="${STORE:-200000000000}"
 mkdir -p "$SPILL"
-ray get-auth-token --generate > /dev/null
+ray get-auth-token --generate > /dev/null && chmod 600 ~/.ray/auth_token
 ulimit -n 65536
 exec ray start --head --block --num-gpus=8 --port=6379 --dashboard-host="$BIND" --dashboard-port=8265 \
   --metrics-export-port=8080 --object-store-memory="$STORE" --object-spilling-directory="$SPILL"

@@ -24,7 +24,7 @@ RUN apt-get update \
     && apt-get install --no-install-recommends -y curl wget procps tini \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 1000 affinity && useradd --uid 1000 --gid 1000 --create-home affinity \
-    && install -d -o affinity -g affinity /studies /spill
+    && chmod 700 /home/affinity && install -d -o affinity -g affinity /studies /spill
 COPY --from=build /opt/affinity /opt/affinity
 ENV PATH=/opt/affinity/bin:$PATH OMP_WAIT_POLICY=passive RAY_USAGE_STATS_ENABLED=0
 USER 1000:1000

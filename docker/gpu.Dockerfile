@@ -29,7 +29,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && groupmod --new-name affinity ubuntu \
     && usermod --login affinity --home /home/affinity --move-home ubuntu \
-    && install -d -o affinity -g affinity /studies /spill
+    && chmod 700 /home/affinity && install -d -o affinity -g affinity /studies /spill
 COPY --from=build /opt/affinity /opt/affinity
 ENV PATH=/opt/affinity/bin:$PATH OMP_WAIT_POLICY=passive RAY_USAGE_STATS_ENABLED=0
 USER 1000:1000

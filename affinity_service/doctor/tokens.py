@@ -38,10 +38,16 @@ def token_files(process: Mapping[str, str] = os.environ, study: str | None = Non
 
 def permissions(path: Path) -> Iterator[Finding]:
     mode = stat.S_IMODE(path.stat().st_mode)
+    closed = 0
+    for folder in path.absolute().parents:
+        # Who may not pass a folder reaches nothing in it.
+        passing = stat.S_IMODE(folder.stat().st_mode)
+        closed |= (0 if passing & 0o001 else 0o007) | (0 if passing & 0o010 else 0o070)
+    reachable = mode & ~closed
     fix = f"chmod 600 {path}; if others may have read it, make a new token"
-    if mode & 0o007:
+    if reachable & 0o007:
         yield Finding("tokens", "fail", f"{path} has mode {mode:03o}: everybody on this machine can use it", fix)
-    elif mode & 0o070:
+    elif reachable & 0o070:
         yield Finding("tokens", "warn", f"{path} has mode {mode:03o}: its group can use it", fix)
     else:
         yield Finding("tokens", "ok", f"{path} is its owner's alone")

@@ -24,8 +24,6 @@ ANSWER_SECONDS = 60.0
 def deepspeed_works() -> Iterator[Finding]:
     try:
         import deepspeed
-
-        compatible = deepspeed.ops.__compatible_ops__
     except Exception as error:
         yield Finding(
             *("deepspeed", "fail", f"cannot be imported: {type(error).__name__}: {error}"),

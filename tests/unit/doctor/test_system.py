@@ -6,8 +6,10 @@ import json
 import platform
 import resource
 import sys
+import tempfile
 from collections import namedtuple
 from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -103,8 +105,17 @@ def test_missing_compilers_are_warned_of(monkeypatch):
     assert only(system.compilers()).state == "ok"
 
 
+@pytest.fixture
+def open_path():
+    """A folder that everybody may pass; pytest's own are not."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @pytest.mark.parametrize(("mode", "state"), [(0o600, "ok"), (0o440, "warn"), (0o644, "fail")])
-def test_token_files_that_others_can_read(mode, state, tmp_path):
+def test_token_files_that_others_can_read(mode, state, open_path):
+    tmp_path = open_path
     token = tmp_path / ".ray" / "auth_token"
     token.parent.mkdir()
     token.write_text("secret")
@@ -119,6 +130,14 @@ def test_token_files_that_others_can_read(mode, state, tmp_path):
     for study in (tmp_path / "root", tmp_path / "root" / "yeast"):
         found = [each for each in tokens.token_files({"HOME": "/nowhere"}, str(study)) if str(service) in each.found]
         assert [each.state for each in found] == [state]
+
+
+def test_a_token_in_a_folder_that_others_may_not_pass_is_safe(open_path):
+    token = open_path / "home" / "token"
+    token.parent.mkdir(mode=0o700)
+    token.write_text("secret")
+    token.chmod(0o644)
+    assert only(tokens.permissions(token)).state == "ok"
 
 
 def test_token_mode_without_a_token_fails(tmp_path):
