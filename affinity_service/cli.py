@@ -26,6 +26,7 @@ from affinity_service.cli_output import (
     print_job,
     print_json,
     print_networks,
+    print_requests,
     right,
 )
 from affinity_service.errors import UserError
@@ -92,6 +93,9 @@ def run(
 def plan(
     config: ConfigPath,
     study: Annotated[str | None, typer.Option(help="Study folder; studies/<config name> by default.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Say too what each stage asks of this Ray cluster, and what it has.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a run on this machine will take, or refuse what cannot fit; nothing is started or written."""
@@ -105,11 +109,19 @@ def plan(
     suite = planned_suite(settings.data)
     check_inputs(settings.model, suite.inputs.shape[1:])
     expected = feasible_plan(settings, suite, StudyFolder.at(study or Path("studies", settings.name)))
+    asked = None
+    if address is not None:
+        from affinity_service.engine.group_models import is_batched
+        from affinity_service.engine.requests import requests_at
+
+        asked = requests_at(address, settings, not is_batched(settings, suite))
     if as_json:
-        print_json(expected.to_dict())
-    else:
-        out.print(plan_table(expected))
-        out.print(assumptions(expected), markup=False, highlight=False)
+        print_json({**expected.to_dict(), **({"cluster": asdict(asked)} if asked else {})})
+        return
+    out.print(plan_table(expected))
+    out.print(assumptions(expected), markup=False, highlight=False)
+    if asked:
+        print_requests(asked)
 
 
 @app.command()

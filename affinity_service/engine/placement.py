@@ -52,12 +52,12 @@ def workers_with_room(
     """
     nodes, gpus = cluster_nodes(), gpus_per_worker(resources)
     room = places(nodes, resources.cpus, gpus) // together
-    asked = f"{workers * together} × ({_amounts(resources.cpus, gpus)})"
+    asked = f"{workers * together} × ({amounts(resources.cpus, gpus)})"
     log.info("%s: asks for %s; %s", stage, asked, there(nodes))
     if resources.wait or room >= workers:
         return workers
     if room == 0:
-        raise _refusal(stage, f"{together} × ({_amounts(resources.cpus, gpus)})", nodes)
+        raise _refusal(stage, f"{together} × ({amounts(resources.cpus, gpus)})", nodes)
     warn(f"{room} of {workers} workers at a time: {stage} asks for {asked}; {there(nodes)}")
     return room
 
@@ -77,7 +77,7 @@ def placed_training(train: TrainConfig, resources: ResourceConfig) -> tuple[Trai
     if train.workers > 1:
         gpus = float(math.ceil(gpus))
     room = places(nodes, resources.cpus, gpus)
-    asked = f"{train.workers} × ({_amounts(resources.cpus, gpus)})"
+    asked = f"{train.workers} × ({amounts(resources.cpus, gpus)})"
     log.info("training: asks for %s; %s", asked, there(nodes))
     if resources.wait or room >= train.workers:
         return train, gpus
@@ -99,13 +99,14 @@ def _refusal(stage: str, asked: str, nodes: list[dict[str, float]]) -> UserError
     )
 
 
-def _amounts(cpus: float, gpus: float) -> str:
+def amounts(cpus: float, gpus: float) -> str:
+    """Of one worker, in words."""
     return f"{cpus:g} CPU" + (f", {gpus:g} GPU" if gpus else "")
 
 
 def there(nodes: list[dict[str, float]]) -> str:
     """The nodes in words: how many have which CPUs and GPUs."""
-    each = [_amounts(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
+    each = [amounts(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
     counted = " + ".join(f"{each.count(kind)} × ({kind})" for kind in dict.fromkeys(each))
     return f"the cluster's nodes have {counted or 'nothing'}"
 
