@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +50,7 @@ def run(config: Path, study: str, home: Path, *options: str) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def written(bucket, tmp_path_factory) -> Iterator[tuple[str, Path, list[dict], Path]]:
+def written(bucket, tmp_path_factory) -> Iterator[tuple[str, Path, list[dict], Path, list[str]]]:
     root = tmp_path_factory.mktemp("s3")
     content = small_settings(mixed_suite(rows=200), write_suite(mixed_suite(rows=200), root / "suite.parquet"))
     content["base"] |= {"epochs": 1}
@@ -58,8 +59,6 @@ def written(bucket, tmp_path_factory) -> Iterator[tuple[str, Path, list[dict], P
     (root / "small.yaml").write_text(yaml.safe_dump(content))
     study = f"s3://bucket/studies/small?{bucket}"
     # Short: a socket's path has at most 107 characters.
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="aff", dir="/tmp") as home:
         records = run(root / "small.yaml", study, Path(home))
         workers = [
@@ -93,8 +92,9 @@ def test_every_record_of_the_run_says_which_study_stage_and_job_it_is_of(written
     inside = [json.loads(line) for line in workers if line.startswith("{")]
     assert inside
     assert {record["job_id"] for record in inside} == {ours[-1]["job_id"]}
-    stages = {record["stage"] for record in inside if record.get("study") == "small"}
-    assert stages & {"base_model", "gradients", "fits", "group_models"}
+    of = {record["message"]: (record["study"], record["stage"]) for record in inside if "study" in record}
+    assert of["training: process 1 of 1 on cpu"] == ("small", "base_model")
+    assert of["gradients: the base model is ready on cpu"] == ("small", "gradients")
 
 
 def test_run_again_nothing_runs_but_what_is_missing(written):
