@@ -28,12 +28,16 @@ def gpus(devices: Path = Path("/dev"), driver: Path = DRIVER) -> Iterator[Findin
     built = torch.version.cuda or getattr(torch.version, "hip", None)
     if built is None:
         yield Finding(
-            *("gpus", "fail", f"a GPU is there, but torch {torch.__version__} is built for CPUs only"),
+            "gpus",
+            "fail",
+            f"a GPU is there, but torch {torch.__version__} is built for CPUs only",
             "install a CUDA build of torch: pip install --force-reinstall torch (without the CPU index)",
         )
     else:
         yield Finding(
-            *("gpus", "fail", f"driver {version} shows a GPU that torch {torch.__version__} (CUDA {built}) cannot use"),
+            "gpus",
+            "fail",
+            f"driver {version} shows a GPU that torch {torch.__version__} (CUDA {built}) cannot use",
             f"update the driver to one for CUDA {built}, or install a torch built for an older CUDA; in a container "
             "start it with --gpus all",
         )

@@ -23,7 +23,8 @@ def shared_memory(place: str = "/dev/shm", memory: int | None = None) -> Iterato
     found = f"{place} holds {total / GIB:.1f} GiB"
     if total < wanted:
         yield Finding(
-            *("shared memory", "warn"),
+            "shared memory",
+            "warn",
             f"{found}, less than Ray's object store would take ({wanted / GIB:.1f} GiB): it will lie on disk",
             f"docker run --shm-size {wanted / GIB:.0f}g; in Kubernetes mount an emptyDir of medium Memory at {place}",
         )

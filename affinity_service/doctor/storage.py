@@ -28,7 +28,9 @@ def study_storage(study: str) -> Iterator[Finding]:
             folder.write_bytes(name, content)
             if folder.read_bytes(name) != content:
                 yield Finding(
-                    *("storage", "fail", f"{folder.root} does not give back what was just written"),
+                    "storage",
+                    "fail",
+                    f"{folder.root} does not give back what was just written",
                     "use storage that shows a finished write to every reader at once",
                 )
                 return

@@ -62,7 +62,9 @@ def package_versions(lines: list[str] | None = None) -> Iterator[Finding]:
 def bytecode(process: Mapping[str, str] = os.environ) -> Iterator[Finding]:
     if process.get("PYTHONDONTWRITEBYTECODE"):
         yield Finding(
-            *("bytecode", "warn", "PYTHONDONTWRITEBYTECODE is set: every Ray worker compiles its imports anew"),
+            "bytecode",
+            "warn",
+            "PYTHONDONTWRITEBYTECODE is set: every Ray worker compiles its imports anew",
             "unset PYTHONDONTWRITEBYTECODE where Ray is started",
         )
     else:
@@ -88,7 +90,8 @@ def compilers() -> Iterator[Finding]:
     missing = [name for name in ("g++", "ninja") if shutil.which(name) is None]
     if missing:
         yield Finding(
-            *("compilers", "warn"),
+            "compilers",
+            "warn",
             f"{' and '.join(missing)} not found: base.deepspeed with offload_optimizer (zero2_offload, zero3_offload) "
             "cannot be built; everything else works without",
             "apt-get install g++ ninja-build, if you want to offload",

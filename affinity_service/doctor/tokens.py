@@ -21,7 +21,9 @@ def token_files(process: Mapping[str, str] = os.environ, study: str | None = Non
     if process.get("RAY_AUTH_MODE") == "token":
         if not process.get("RAY_AUTH_TOKEN") and not path.is_file():
             yield Finding(
-                *("tokens", "fail", f"RAY_AUTH_MODE is token, but there is none in RAY_AUTH_TOKEN or {path}"),
+                "tokens",
+                "fail",
+                f"RAY_AUTH_MODE is token, but there is none in RAY_AUTH_TOKEN or {path}",
                 "`ray get-auth-token --generate` makes one on the head; copy that file here, mode 600",
             )
         else:

@@ -27,7 +27,9 @@ def deepspeed_works() -> Iterator[Finding]:
         from deepspeed.git_version_info import compatible_ops, installed_ops
     except Exception as error:
         yield Finding(
-            *("deepspeed", "fail", f"cannot be imported: {type(error).__name__}: {error}"),
+            "deepspeed",
+            "fail",
+            f"cannot be imported: {type(error).__name__}: {error}",
             "pip install --force-reinstall the version of constraints.txt, with DS_BUILD_OPS unset",
         )
         return
@@ -46,7 +48,9 @@ def ray_cluster(address: str, study: str | None) -> Iterator[Finding]:
             return
         except Exception as error:
             yield Finding(
-                *("ray", "fail", f"{address} answers, but does not take us in: {_first_line(error)}"),
+                "ray",
+                "fail",
+                f"{address} answers, but does not take us in: {_first_line(error)}",
                 "use the same versions of Python and Ray here and there; with tokens set RAY_AUTH_MODE=token",
             )
             return
@@ -82,7 +86,9 @@ def nodes_alike(nodes: list[dict[str, Any]]) -> Iterator[Finding]:
         except Exception as error:
             good = False
             yield Finding(
-                *("nodes", "fail", f"{place} runs no task: {_first_line(error)}"),
+                "nodes",
+                "fail",
+                f"{place} runs no task: {_first_line(error)}",
                 "look at its logs (`ray logs`) and restart it",
             )
             continue
@@ -90,7 +96,8 @@ def nodes_alike(nodes: list[dict[str, Any]]) -> Iterator[Finding]:
             if (other := answer.get(name, "missing")) != version:
                 good = False
                 yield Finding(
-                    *("nodes", "fail" if name in ("python", "ray") else "warn"),
+                    "nodes",
+                    "fail" if name in ("python", "ray") else "warn",
                     f"{place} has {name} {other}, this machine {version}",
                     "give every node the same image, or the versions of constraints.txt",
                 )
