@@ -14,6 +14,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from affinity_service import logs as logs_as
+from affinity_service.cli_doctor import doctor
 from affinity_service.cli_import import importing
 from affinity_service.cli_output import (
     VERBATIM,
@@ -24,6 +26,7 @@ from affinity_service.cli_output import (
     print_job,
     print_json,
     print_networks,
+    print_requests,
     right,
 )
 from affinity_service.errors import UserError
@@ -36,6 +39,7 @@ app = typer.Typer(
     help="Which tasks to train together, told from gradients at one base model.",
 )
 app.add_typer(importing, name="import")
+app.command()(doctor)
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML config; ray_jobs/configs holds ready ones.")]
 StudyPath = Annotated[str, typer.Argument(help="Study folder, or a URI such as s3://bucket/study.")]
@@ -51,8 +55,14 @@ Until = Annotated[str, typer.Option(help="Last stage to run, such as affinity or
 @app.callback()
 def options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done; tracebacks for errors.")] = False,
+    log_format: Annotated[
+        str | None,
+        typer.Option(envvar=logs_as.FORMAT, help="text, or json: a line of JSON per record, also of workers."),
+    ] = None,
 ) -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    if log_format is not None:
+        os.environ[logs_as.FORMAT] = logs_as.log_format(log_format)
+    logs_as.begin_logging()
     if verbose:
         logging.getLogger("affinity_service").setLevel(logging.INFO)
         os.environ["AFFINITY_TRACEBACK"] = "1"
@@ -83,6 +93,9 @@ def run(
 def plan(
     config: ConfigPath,
     study: Annotated[str | None, typer.Option(help="Study folder; studies/<config name> by default.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Say too what each stage asks of this Ray cluster, and what it has.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a run on this machine will take, or refuse what cannot fit; nothing is started or written."""
@@ -96,11 +109,19 @@ def plan(
     suite = planned_suite(settings.data)
     check_inputs(settings.model, suite.inputs.shape[1:])
     expected = feasible_plan(settings, suite, StudyFolder.at(study or Path("studies", settings.name)))
+    asked = None
+    if address is not None:
+        from affinity_service.engine.group_models import is_batched
+        from affinity_service.engine.requests import requests_at
+
+        asked = requests_at(address, settings, not is_batched(settings, suite))
     if as_json:
-        print_json(expected.to_dict())
-    else:
-        out.print(plan_table(expected))
-        out.print(assumptions(expected), markup=False, highlight=False)
+        print_json({**expected.to_dict(), **({"cluster": asdict(asked)} if asked else {})})
+        return
+    out.print(plan_table(expected))
+    out.print(assumptions(expected), markup=False, highlight=False)
+    if asked:
+        print_requests(asked)
 
 
 @app.command()
@@ -344,8 +365,8 @@ def _run(config: Any, study: str | None, address: str | None, quiet: bool, until
     from affinity_service.reporter import LogReporter, RichReporter
     from affinity_service.study import Study
 
-    if quiet or not out.is_terminal:
-        if not quiet:
+    if quiet or logs_as.wants_json() or not out.is_terminal:
+        if logs_as.wants_json() or not quiet:
             # No terminal for a progress bar: a file or a job's log gets its lines.
             logging.getLogger("affinity_service").setLevel(logging.INFO)
         return Study.run(config, study, address, LogReporter(), until)

@@ -29,6 +29,15 @@ def print_job(state: Any, as_json: bool) -> None:
         out.print(f"{state.id}: {state.status}. {state.message.partition(chr(10))[0]}", **VERBATIM)
 
 
+def print_requests(asked: Any) -> None:
+    """What each stage asks of a cluster (``engine.requests.Requests``)."""
+    view = Table("stage", "asks for", right("room for"), "a run would start them")
+    for each in asked.stages:
+        view.add_row(each.stage, each.asked, str(each.room), each.verdict)
+    out.print(view)
+    out.print(f"{asked.nodes[0].upper()}{asked.nodes[1:]}.", **VERBATIM)
+
+
 def print_json(content: Any) -> None:
     print(json.dumps(_finite(content), indent=2, allow_nan=False))
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.engine.context import StageContext
+from affinity_service.engine.stage_metrics import MeteredReporter, StageMetrics, study_name
 from affinity_service.errors import UserError
 from affinity_service.lock import driver_lock
+from affinity_service.logs import stamp
 from affinity_service.planning import refuse_if_too_large
 from affinity_service.reporter import Reporter
 from affinity_service.stages import SUITE, Stage, check_stage_name, identities_of, stages_of
@@ -51,6 +53,7 @@ def run_study(
             if stage.optional and stage.name != until:
                 continue
             wanted = stage.fingerprint(config, identities)
+            stamp(study=study_name(folder.root), stage=stage.name)
             reporter.started(stage.name)
             done = folder.is_done(stage.name, wanted)
             if suite is None and not done:
@@ -143,11 +146,17 @@ def _run_stage(
 
     work = folder.begin(stage.name, wanted, stage.outputs)
     scratch = scratch_of(folder, config.resources, work.attempt)
-    context = StageContext(stage.name, config, folder, suite, reporter, scratch)
+    metrics = StageMetrics(study_name(folder.root), stage.name)
+    context = StageContext(stage.name, config, folder, suite, MeteredReporter(reporter, metrics), scratch)
+    metrics.set(running=1)
     module, function = stage.entry.split(":")
     start = time.perf_counter()
     with peak_memory() as peak, folder.counting_seconds(work):
-        outcome = getattr(importlib.import_module(f"affinity_service.engine.{module}"), function)(context)
+        try:
+            outcome = getattr(importlib.import_module(f"affinity_service.engine.{module}"), function)(context)
+        except BaseException:
+            metrics.failed()
+            raise
     seconds = time.perf_counter() - start
     timing = {
         "name": stage.name,
@@ -157,6 +166,8 @@ def _run_stage(
         "peak_bytes": peak.bytes,
         "workers": outcome.workers,
     }
+    told = {key: timing[key] for key in ("seconds", "flops", "peak_bytes")}
+    metrics.set(running=0, **told)
     folder.complete(stage.name, wanted, stage.outputs, timing, outcome.identity)
     remove_scratch(scratch)
     manifests = (folder.manifest(each.name) for each in stages_of(config))

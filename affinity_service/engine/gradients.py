@@ -6,6 +6,7 @@ means), made once by one actor; the features.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -36,6 +37,8 @@ from affinity_service.models import build_model
 from affinity_service.models.placement import spread
 from affinity_service.models.state import load_trained, trained_shapes
 from affinity_service.tasks.suite import TRAIN, Suite
+
+log = logging.getLogger("affinity_service")
 
 
 @ray.remote
@@ -70,6 +73,7 @@ class GradientActor:
         self.apart = heads_apart(config, model, len(suite.tasks))
         self.split, self.task, self.example = pair_rows(suite)
         self.suite = suite
+        log.info("gradients: the base model is ready on %s", self.device)
 
     def _rows(self, shard: int) -> slice:
         size = self.config.gradients.shard_rows

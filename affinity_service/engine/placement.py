@@ -52,13 +52,13 @@ def workers_with_room(
     """
     nodes, gpus = cluster_nodes(), gpus_per_worker(resources)
     room = places(nodes, resources.cpus, gpus) // together
-    asked = f"{workers * together} × ({_amounts(resources.cpus, gpus)})"
-    log.info("%s: asks for %s; %s", stage, asked, _there(nodes))
+    asked = f"{workers * together} × ({amounts(resources.cpus, gpus)})"
+    log.info("%s: asks for %s; %s", stage, asked, there(nodes))
     if resources.wait or room >= workers:
         return workers
     if room == 0:
-        raise _refusal(stage, f"{together} × ({_amounts(resources.cpus, gpus)})", nodes)
-    warn(f"{room} of {workers} workers at a time: {stage} asks for {asked}; {_there(nodes)}")
+        raise _refusal(stage, f"{together} × ({amounts(resources.cpus, gpus)})", nodes)
+    warn(f"{room} of {workers} workers at a time: {stage} asks for {asked}; {there(nodes)}")
     return room
 
 
@@ -77,8 +77,8 @@ def placed_training(train: TrainConfig, resources: ResourceConfig) -> tuple[Trai
     if train.workers > 1:
         gpus = float(math.ceil(gpus))
     room = places(nodes, resources.cpus, gpus)
-    asked = f"{train.workers} × ({_amounts(resources.cpus, gpus)})"
-    log.info("training: asks for %s; %s", asked, _there(nodes))
+    asked = f"{train.workers} × ({amounts(resources.cpus, gpus)})"
+    log.info("training: asks for %s; %s", asked, there(nodes))
     if resources.wait or room >= train.workers:
         return train, gpus
     if resources.gpus == "auto" and room > 0 and places(nodes, resources.cpus, 0) >= train.workers:
@@ -86,7 +86,7 @@ def placed_training(train: TrainConfig, resources: ResourceConfig) -> tuple[Trai
         more = train.accumulation * train.workers // fewer
         log.warning(
             "training: asks for %s; %s: %d worker(s) with %d micro-batches per step",
-            *(asked, _there(nodes), fewer, more),
+            *(asked, there(nodes), fewer, more),
         )
         return train.model_copy(update={"workers": fewer, "accumulation": more}), gpus
     raise _refusal("training", f"{asked} at once", nodes)
@@ -94,17 +94,19 @@ def placed_training(train: TrainConfig, resources: ResourceConfig) -> tuple[Trai
 
 def _refusal(stage: str, asked: str, nodes: list[dict[str, float]]) -> UserError:
     return UserError(
-        f"{stage} asks for {asked}; {_there(nodes)}: lower `resources.cpus`, `resources.gpus` or the stage's "
+        f"{stage} asks for {asked}; {there(nodes)}: lower `resources.cpus`, `resources.gpus` or the stage's "
         "`workers`, or set `resources.wait: true` if an autoscaler can add nodes"
     )
 
 
-def _amounts(cpus: float, gpus: float) -> str:
+def amounts(cpus: float, gpus: float) -> str:
+    """Of one worker, in words."""
     return f"{cpus:g} CPU" + (f", {gpus:g} GPU" if gpus else "")
 
 
-def _there(nodes: list[dict[str, float]]) -> str:
-    each = [_amounts(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
+def there(nodes: list[dict[str, float]]) -> str:
+    """The nodes in words: how many have which CPUs and GPUs."""
+    each = [amounts(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
     counted = " + ".join(f"{each.count(kind)} × ({kind})" for kind in dict.fromkeys(each))
     return f"the cluster's nodes have {counted or 'nothing'}"
 

@@ -19,6 +19,8 @@ import affinity_service
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import ResourceConfig
 from affinity_service.errors import UserError
+from affinity_service.logs import FORMAT, stamp, wants_json
+from affinity_service.retrying import PATIENCE
 
 # Read by Ray processes at their start. The health poll is what each report of Ray Train waits for (2 s by default);
 # passive waiting matters where several processes share cores; a process that asked for no GPU must not see one.
@@ -29,6 +31,8 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
+# Of the driver's own, where it has them.
+PASSED_ON = (PATIENCE, FORMAT)
 PACKAGE = Path(affinity_service.__file__).parent
 # Ready configs train on two workers; on a machine with one core the two share it.
 LOCAL_CPUS = 2
@@ -52,17 +56,41 @@ def connected(address: str | None = None) -> Iterator[None]:
         os.environ.setdefault(name, value)
     # It warns on every start that token authentication is on, which is as it should be.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    _join(address) if address else _start()
+    with _own_log():
+        _join(address) if address else _start()
+    if wants_json():
+        stamp(job_id=ray.get_runtime_context().get_job_id())
     try:
         yield
     finally:
         ray.shutdown()
 
 
+@contextlib.contextmanager
+def _own_log() -> Iterator[None]:
+    """With a logging config, ray.init gives the driver a second handler and opens its log to every library."""
+    root, own = logging.getLogger(), logging.getLogger("ray")
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        if wants_json():
+            root.handlers[:] = handlers
+            root.setLevel(level)
+            own.setLevel(logging.WARNING)
+
+
+def _options(environment: dict[str, Any]) -> dict[str, Any]:
+    options = {"logging_level": logging.WARNING, "log_to_driver": False, "runtime_env": environment}
+    if wants_json():
+        options["logging_config"] = ray.LoggingConfig(encoding="JSON", additional_log_standard_attrs=["name"])
+    return options
+
+
 def _start() -> None:
     environment = runtime_environment(os.environ, carry_package=False)
     for cpus in (None, LOCAL_CPUS):
-        ray.init("local", num_cpus=cpus, logging_level=logging.WARNING, log_to_driver=False, runtime_env=environment)
+        ray.init("local", num_cpus=cpus, **_options(environment))
         if ray.cluster_resources().get("CPU", 0) >= LOCAL_CPUS:
             return
         ray.shutdown()
@@ -72,7 +100,7 @@ def _join(address: str) -> None:
     check_address(address)
     environment = runtime_environment(os.environ, carry_package=True)
     try:
-        ray.init(address, logging_level=logging.WARNING, log_to_driver=False, runtime_env=environment)
+        ray.init(address, **_options(environment))
     except ConnectionError as error:
         if "Could not find" in str(error):
             raise UserError(
@@ -116,12 +144,18 @@ def runtime_environment(process: Mapping[str, str], carry_package: bool) -> dict
     """
     job = json.loads(process.get(JOB_ENVIRONMENT, "{}"))
     given = (job.get("runtime_env") or {}).get("env_vars") or {}
-    variables = {name: process.get(name, value) for name, value in ENVIRONMENT.items() if name not in given}
+    wanted = {**ENVIRONMENT, **passed_on(process)}
+    variables = {name: process.get(name, value) for name, value in wanted.items() if name not in given}
     environment: dict[str, Any] = {"env_vars": variables}
     if carry_package and not job:
         # The workers run the code of this driver, whatever else is installed there.
         environment["py_modules"] = [str(PACKAGE)]
     return environment
+
+
+def passed_on(process: Mapping[str, str]) -> dict[str, str]:
+    """The variables of this package that processes elsewhere are to have as well."""
+    return {name: process[name] for name in PASSED_ON if name in process}
 
 
 def gpus_per_worker(resources: ResourceConfig) -> float:

@@ -20,6 +20,7 @@ from affinity_service.engine.deepspeed_settings import read_settings
 from affinity_service.engine.placement import placed_training
 from affinity_service.engine.train_job import MOMENTS, STATE, WEIGHTS, TrainJob, TrainState
 from affinity_service.errors import UserError
+from affinity_service.logs import stamps
 
 Progress = Callable[[int, int, str], None]
 
@@ -92,7 +93,7 @@ def train_model(job: TrainJob, resources: ResourceConfig, storage: str, name: st
     """
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     train, gpus = placed_training(job.train, resources)
-    job = replace(job, train=train, settings=read_settings(train))
+    job = replace(job, train=train, settings=read_settings(train), stamps=stamps())
     trainer = TorchTrainer(
         _loop,
         train_loop_config={"job": job},

@@ -32,6 +32,8 @@ class TrainJob:
     schedule: ScheduleConfig | None = None
     # DeepSpeed's own, from the file that the config names.
     settings: Mapping[str, Any] = field(default_factory=dict)
+    # For the logs of the workers.
+    stamps: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass

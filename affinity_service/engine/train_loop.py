@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import tempfile
 import time
 from dataclasses import asdict
@@ -27,16 +28,20 @@ from affinity_service.engine.micro_batches import as_inputs, evaluation_batches,
 from affinity_service.engine.train_job import MOMENTS, STATE, WEIGHTS, TrainJob, TrainState
 from affinity_service.engine.turns import Turns, drop_untrained, write_gradient
 from affinity_service.evaluation.flops import example_flops, examples_worth
+from affinity_service.logs import stamp
 from affinity_service.models import TaskLosses, build_model
 from affinity_service.models.losses import task_weights
 from affinity_service.models.state import load_trained
 from affinity_service.tasks.sampling import epoch_batches
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
 
+log = logging.getLogger("affinity_service")
+
 
 def train_loop(settings: dict[str, Any]) -> None:
     """Entry point of a worker; ``settings["job"]`` is a ``TrainJob``."""
     job: TrainJob = settings["job"]
+    stamp(**job.stamps)
     _Worker(job, ray.get(job.suite)).run()
 
 
@@ -46,6 +51,7 @@ class _Worker:
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
+        log.info("training: process %d of %d on %s", self.rank + 1, self.world, self.device)
         # A CPU multiplies in bf16 twice as fast as in float32, and does all else slower than in either (measured on
         # SmolLM2: 1.7 s float32, .8 autocast, 2.3 with bf16 weights): there large models keep float32 weights.
         self.autocast = (
