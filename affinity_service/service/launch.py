@@ -87,11 +87,8 @@ def serve_until_stopped(
         The port is taken, or Serve already runs on the cluster with other settings.
     """
     port = free(host, port)
-    from affinity_service.engine.session import connected
-    from affinity_service.service.local_ray import local_ray
-
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    with local_ray() if address is None else connected(address), _signals() as stop:
+    with _ray(address), _signals() as stop:
         from ray import serve
 
         from affinity_service.service.deployment import NAME, build
@@ -111,6 +108,16 @@ def serve_until_stopped(
         finally:
             with _undisturbed():
                 serve.shutdown()
+
+
+def _ray(address: str | None) -> contextlib.AbstractContextManager[None]:
+    if address is None:
+        from affinity_service.service.local_ray import local_ray
+
+        return local_ray()
+    from affinity_service.engine.session import connected
+
+    return connected(address)
 
 
 def _quiet() -> dict[str, object]:
