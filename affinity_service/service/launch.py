@@ -98,7 +98,7 @@ def serve_until_stopped(
                 f"--address {address}: Ray Serve runs on this cluster already, with addresses of its own; stop it "
                 "with `serve shutdown`, or deploy affinity_service.service.deployment:build by a Serve config"
             )
-        serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"}, logging_config=_quiet())
+        serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"})
         try:
             serve.run(build(settings), name=NAME, route_prefix="/", blocking=False)
             shown = f"[{host}]" if ":" in host else host
@@ -118,11 +118,6 @@ def _ray(address: str | None) -> contextlib.AbstractContextManager[None]:
     from affinity_service.engine.session import connected
 
     return connected(address)
-
-
-def _quiet() -> dict[str, object]:
-    """A line per request belongs into the metrics."""
-    return {"log_level": "WARNING", "enable_access_log": False}
 
 
 @contextlib.contextmanager

@@ -39,7 +39,8 @@ def local_ray() -> Iterator[None]:
     UserError
         It does not start.
     """
-    # Ray reads them when it is imported. The token lives in the environment of this process and of what it starts, and nowhere else.
+    # Ray reads them when it is imported. The token lives in the environment of this process and of what it starts,
+    # and nowhere else.
     os.environ |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),

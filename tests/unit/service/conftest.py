@@ -45,26 +45,37 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def start(root: Path, finished: Path, **settings: Any) -> Served:
+    if not root.exists():
+        shutil.copytree(finished, root / "done")
+    jobs = FakeJobs()
+    quick = {"poll_seconds": 0.02, "heartbeat_seconds": 0.05, "require_tokens": False}
+    app = create_app(ServiceSettings(root=str(root), **{**quick, **settings}), jobs)
+    client = TestClient(app, base_url="http://localhost:8000", raise_server_exceptions=False)
+    client.__enter__()
+    return Served(client, jobs, root)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Iterator[Served]:
+    """One for all tests whose requests change nothing."""
+    served = start(tmp_path_factory.mktemp("shared") / "root", finished, hosts=["lab.example"])
+    yield served
+    served.client.__exit__(None, None, None)
+
+
 @pytest.fixture
 def serving(tmp_path: Path, finished: Path) -> Iterator[Callable[..., Served]]:
     """Makes a service over a root with the study `done`; keyword arguments are settings."""
-    with_clients: list[TestClient] = []
+    made: list[Served] = []
 
     def make(**settings: Any) -> Served:
-        root = tmp_path / "root"
-        if not root.exists():
-            shutil.copytree(finished, root / "done")
-        jobs = FakeJobs()
-        quick = {"poll_seconds": 0.02, "heartbeat_seconds": 0.05, "require_tokens": False}
-        app = create_app(ServiceSettings(root=str(root), **{**quick, **settings}), jobs)
-        client = TestClient(app, base_url="http://localhost:8000", raise_server_exceptions=False)
-        client.__enter__()
-        with_clients.append(client)
-        return Served(client, jobs, root)
+        made.append(start(tmp_path / "root", finished, **settings))
+        return made[-1]
 
     yield make
-    for client in with_clients:
-        client.__exit__(None, None, None)
+    for served in made:
+        served.client.__exit__(None, None, None)
 
 
 @pytest.fixture

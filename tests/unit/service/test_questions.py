@@ -1,5 +1,6 @@
 import io
 import json
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -49,7 +50,8 @@ def test_partners_are_those_of_the_facade(served):
         ("networks", {"budget": 0}, "budget"),
     ],
 )
-def test_what_cannot_be_answered_is_said(served, path, body, named):
+def test_what_cannot_be_answered_is_said(shared, path, body, named):
+    served = shared
     error = served.error("POST", f"{BASE}/{path}", 422, content=json.dumps(body),
                          headers={"content-type": "application/json"})  # fmt: skip
     assert named in error["message"] + error.get("field", "")
@@ -110,14 +112,14 @@ def test_the_matrix_in_all_its_forms(served):
 
 def test_groups_stored_and_computed(served):
     stored = served.get(f"{BASE}/groups")
-    assert sorted(sum(stored["groups"], [])) == [f"task_{index}" for index in range(5)]
+    assert sorted(chain(*stored["groups"])) == [f"task_{index}" for index in range(5)]
     before = (served.root / "done/groups.json").read_bytes()
     found = served.post(f"{BASE}/groups", {"k": 2, "must_link": [["task_0", "task_4"]]})
     assert found["k"] == len(found["groups"]) == 2
     assert any({"task_0", "task_4"} <= set(group) for group in found["groups"])
     assert found["objective"] <= found["bound"] + 1e-9
     direct = served.post(f"{BASE}/groups", {"k": 2, "method": "direct"})
-    assert sorted(sum(direct["groups"], [])) == sorted(sum(stored["groups"], []))
+    assert sorted(chain(*direct["groups"])) == sorted(chain(*stored["groups"]))
     assert (served.root / "done/groups.json").read_bytes() == before
 
 

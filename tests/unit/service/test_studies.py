@@ -27,7 +27,7 @@ def events_of(text):
 def test_a_finished_study_tells_all_of_itself(served):
     found = served.get("/v1/studies/done")
     assert (found["name"], found["status"], found["tasks"], found["unit"]) == ("done", "finished", 5, "nats")
-    assert found["groups"] and found["report"] and found["can_predict"] and not found["fidelity"]
+    assert [found[key] for key in ("groups", "report", "can_predict", "fidelity")] == [True, True, True, False]
     assert {stage["state"] for stage in found["stages"]} == {"done"}
     assert found["stages"][0] == {
         "name": "base_model", "state": "done", "seconds": 1.5, "done": None, "total": None, "text": None
@@ -232,7 +232,8 @@ def test_configs_as_yaml_text_and_their_own_names(served):
         ("\0", "YAML"),
     ],
 )
-def test_broken_yaml_is_refused_by_name(served, text, named):
+def test_broken_yaml_is_refused_by_name(shared, text, named):
+    served = shared
     answer = served.client.post("/v1/studies", json={"name": "new", "config": text})
     assert answer.status_code in (413, 422), answer.text
     assert named in answer.json()["error"]["message"]
