@@ -41,6 +41,14 @@ ROOMY = {"workers": 8, "queue": 500, "slow_workers": 4, "slow_queue": 500, "poll
 TRACES = ("Traceback", 'File "', "/site-packages/", "pydantic_core")
 
 
+class JobsThatEnd(FakeJobs):
+    """At once: a stream of the events of a job that stays would never end."""
+
+    def submit(self, job: str, config: Config, study: str, until: str) -> None:
+        super().submit(job, config, study, until)
+        self.end(job)
+
+
 class Site:
     """A service in a folder with something beside it that nobody may see or change."""
 
@@ -49,7 +57,7 @@ class Site:
         write_study(self.root / "done", tasks=4, rows=20, dimension=4)
         (place / "secret.txt").write_text("the secret")
         (place / "secret.json").write_text('{"a": "the secret"}')
-        self.jobs = FakeJobs()
+        self.jobs = JobsThatEnd()
         self.app = create_app(ServiceSettings(root=str(self.root), require_tokens=False, **ROOMY), self.jobs)
         self.client = TestClient(self.app, base_url="http://localhost:8000", raise_server_exceptions=False)
         self.beside = self._beside()
