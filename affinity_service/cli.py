@@ -29,6 +29,7 @@ from affinity_service.cli_output import (
     print_requests,
     right,
 )
+from affinity_service.cli_serve import serve, tokens
 from affinity_service.errors import UserError
 
 app = typer.Typer(
@@ -40,6 +41,8 @@ app = typer.Typer(
 )
 app.add_typer(importing, name="import")
 app.command()(doctor)
+app.add_typer(tokens, name="token")
+app.command()(serve)
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML config; ray_jobs/configs holds ready ones.")]
 StudyPath = Annotated[str, typer.Argument(help="Study folder, or a URI such as s3://bucket/study.")]
