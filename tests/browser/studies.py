@@ -57,7 +57,9 @@ def write_small_study(root: Path, name: str, validated: bool) -> StudyFolder:
         write_shard(folder, shard, np.full(len(rows.targets), split, np.int8), rows.task_of_row, rows.example, content)
     folder.write_json(LAYOUT, {"dimension": train.features.shape[1], "shards": 2})
     folder.write_json("fits/estimator.json", {"estimator": "linearized"})
-    alone = np.concatenate(estimator_of(config, suite, model).estimate([(task,) for task in range(len(suite.tasks))]).losses)
+    alone = np.concatenate(
+        estimator_of(config, suite, model).estimate([(task,) for task in range(len(suite.tasks))]).losses
+    )
     matrix = _matrix(suite.names, np.repeat(np.arange(len(CAMPS)), len(suite.tasks) // len(CAMPS)), alone, error=0.002)
     return _finished(folder, config, suite.summary()["content_hash"], matrix, len(CAMPS), validated)
 
@@ -171,7 +173,14 @@ def _write_fidelity(folder: StudyFolder) -> None:
     rng = np.random.default_rng(0)
     true = 0.5 + 0.1 * rng.normal(size=(30, 5))
     near, far = (true + scale * rng.normal(size=true.shape) for scale in (0.05, 0.3))
-    estimates = {"estimate": [near], "published_recipe": [far], "first_order": [far[::-1]], "row_mean": [row_means(true)]}
+    estimates = {
+        "estimate": [near],
+        "published_recipe": [far],
+        "first_order": [far[::-1]],
+        "row_mean": [row_means(true)],
+    }
     compared = compare(estimates, true, true.mean(axis=0))
     compared["ceiling"] = {**compared["estimate"], "centred_r": 0.81, "centred_r_interval": [0.7225, 0.9025]}
-    folder.write_json("fidelity.json", {"best_validation": compared, "epoch_2": compared, "subsets": 30, "seeds": 3, "start": "base"})
+    folder.write_json(
+        "fidelity.json", {"best_validation": compared, "epoch_2": compared, "subsets": 30, "seeds": 3, "start": "base"}
+    )

@@ -22,8 +22,13 @@ export function address(...parts) {
   return new URL(parts.map((part) => String(part).split("/").map(encodeURIComponent).join("/")).join("/"), BASE);
 }
 
-/** A response whose status is good; asks for a token, once for all requests that wait, where one is needed. */
-export async function request(url, {method = "GET", json, signal, accept = "application/json"} = {}) {
+/**
+ * A response whose status is good.
+ *
+ * Where a token is needed the reader is asked, once for all requests that wait; not by those the page makes on its own
+ * (`quiet`), or the question would come back every few seconds.
+ */
+export async function request(url, {method = "GET", json, signal, accept = "application/json", quiet = false} = {}) {
   for (;;) {
     const token = sessionStorage.getItem(KEY);
     const headers = {Accept: accept};
@@ -37,10 +42,8 @@ export async function request(url, {method = "GET", json, signal, accept = "appl
       throw new ApiError(0, {code: "unreachable", message: "The service cannot be reached.", hint: "Is it still running? The page tries again on its own where it can."});
     }
     if (response.ok) return response;
-    if (response.status === 401) {
-      // Another request may have brought a token while this one was on its way.
-      if (sessionStorage.getItem(KEY) !== token || (await askForToken(token !== null))) continue;
-    }
+    // Another request may have brought a token while this one was on its way.
+    if (response.status === 401 && !quiet && (sessionStorage.getItem(KEY) !== token || (await askForToken(token !== null)))) continue;
     throw new ApiError(response.status, await response.json().then((body) => body.error, () => ({})));
   }
 }
@@ -49,17 +52,14 @@ export const getJson = (url, options) => request(url, options).then((response) =
 export const postJson = (url, json, options) => getJson(url, {...options, method: "POST", json});
 
 let asking = null;
-let refused = 0;
-/** Resolves to whether there is a token to try. After a refusal by the reader the page waits until it is loaded again. */
+/** Resolves to whether there is a token to try. */
 function askForToken(wrong) {
-  if (refused && Date.now() - refused < 1000) return Promise.resolve(false);
   asking ??= (async () => {
     const input = h("input", {id: "token", name: "token", type: "password", required: true, autocomplete: "off", spellcheck: "false", autofocus: true});
     const words = wrong ? "The service does not know this token. Enter another one." : "This service answers only those who have a token.";
     const answer = await ask("Token needed", [h("p", {}, words), h("label", {for: "token"}, "Token"), input, h("p", {class: "note"}, "It is kept until this tab is closed.")], "Use this token", "Not now");
     const token = answer?.get("token")?.trim();
     if (token) sessionStorage.setItem(KEY, token);
-    else refused = Date.now();
     return Boolean(token);
   })().finally(() => {
     asking = null;

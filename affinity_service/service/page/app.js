@@ -41,6 +41,8 @@ function decodeName(text) {
 }
 
 function greet({scope, version}) {
+  // Links cannot send a token.
+  document.querySelector(".bottom").hidden = scope !== "local";
   const may = {read: "may read", write: "may read and run studies", local: "this machine only, no token needed"}[scope] ?? scope;
   const forget = () => {
     forgetToken();

@@ -98,7 +98,7 @@ function grouping({method, k, groups, objective, bound}, words, unit, selection)
       h("div", {}, h("dt", {}, "Certified bound"), h("dd", {}, certified ? number(bound, decimals) : `none by ${method}`)),
       reached !== null && h("div", {}, h("dt", {}, "Reached"), h("dd", {}, `${(100 * reached).toFixed(reached > 0.9995 || reached < 0.9 ? 0 : 1)} %`)),
     ),
-    h("p", {class: "note"}, words, ` The objective is the density of partner contrasts, ${unit}${certified ? `; no ${count(k, "group")} exceed the bound` : ""}.`),
+    h("p", {class: "note"}, words, ` The objective is the density of partner contrasts, ${unit}${certified ? `; no ${count(k, "group")} can exceed the bound` : ""}.`),
     h(
       "ol",
       {class: "group-list", tabindex: "0", "aria-label": "Groups"},

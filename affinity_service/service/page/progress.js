@@ -76,13 +76,19 @@ function logTail(name, signal) {
   const url = address("studies", name, "logs");
   url.search = new URLSearchParams({bytes: TAIL});
   let status = null;
+  let job = null;
   let timer = 0;
 
   const load = async () => {
     clearTimeout(timer);
     if (!root.open || signal.aborted) return;
+    if (job === null) {
+      text.hidden = true;
+      note.textContent = "No job of this service ran the study, so there is no log here.";
+      return;
+    }
     try {
-      const found = await request(url, {signal, accept: "text/plain"}).then((response) => response.text());
+      const found = await request(url, {signal, accept: "text/plain", quiet: true}).then((response) => response.text());
       const atEnd = text.scrollHeight - text.scrollTop - text.clientHeight < 24;
       if (found !== text.textContent) text.textContent = found;
       if (atEnd) text.scrollTop = text.scrollHeight;
@@ -101,7 +107,7 @@ function logTail(name, signal) {
     update(study) {
       const first = status === null;
       const changed = status !== study.status;
-      status = study.status;
+      ({status, job} = study);
       if (first && (!isOver(status) || status === "failed")) root.open = true;
       else if (changed) load();
     },

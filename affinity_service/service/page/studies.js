@@ -59,10 +59,10 @@ export async function showStudies(main, who, signal) {
     return row.element;
   };
 
-  const load = async (cursor) => {
+  const load = async (cursor, quiet = false) => {
     const url = address("studies");
     url.search = new URLSearchParams({limit: PAGE, ...(cursor ? {cursor} : {})});
-    const answer = await getJson(url, {signal});
+    const answer = await getJson(url, {signal, quiet});
     const elements = answer.studies.map(put);
     if (!cursor) {
       const names = new Set(answer.studies.map((study) => study.name));
@@ -84,7 +84,7 @@ export async function showStudies(main, who, signal) {
   list.loading("Looking for studies…");
   const start = () => load(null).catch((error) => !signal.aborted && list.failed(error, start));
   await start();
-  const renew = setInterval(() => document.hidden || load(null).catch(() => {}), RENEW);
+  const renew = setInterval(() => document.hidden || load(null, true).catch(() => {}), RENEW);
   signal.addEventListener("abort", () => clearInterval(renew));
 }
 

@@ -33,11 +33,12 @@ export async function showStudy(main, name, who, signal) {
     trouble.replaceChildren(...(now.message ? [h("p", {class: now.status === "failed" ? "problem" : "warning"}, now.message)] : []));
     buttons.replaceChildren(...actions(name, now, mayWrite, maySubmit, update, trouble, listen));
     progress.update(now);
-    // Of a finished study the way there matters less than what it found.
-    if (now.status === "finished") made.append(progress.root);
-    else if (made.contains(progress.root)) analysis.before(progress.root);
-    made.hidden = now.status !== "finished";
     const ready = now.status === "finished" || now.stages.some((stage) => stage.name === "affinity" && stage.state === "done");
+    // Of a study that stands the way there matters less than what it found.
+    const past = ready && isOver(now.status);
+    if (past) made.append(progress.root);
+    else if (made.contains(progress.root)) analysis.before(progress.root);
+    made.hidden = !past;
     const stamp = JSON.stringify([ready, now.groups, now.fidelity, now.report, now.can_predict, isOver(now.status)]);
     if (stamp === shown) return;
     shown = stamp;
