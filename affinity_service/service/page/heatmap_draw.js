@@ -80,7 +80,7 @@ function drawCells(context, {left, top, x, y, scale}, {matrix, order, colours}, 
       const [middleX, middleY] = [left + (column + 0.5 - x) * scale, top + (row + 0.5 - y) * scale];
       if (withNumbers) {
         const text = signed(values[cell], decimals);
-        context.font = `${sure ? 600 : 400} ${Math.min(13, (scale - 8) / (0.64 * (decimals + 3)))}px ${FONT}`;
+        context.font = `${sure ? 600 : 400} ${Math.min(13, (scale - 5) / (0.62 * (decimals + 3)))}px ${FONT}`;
         context.fillStyle = sure ? inkOn(colourOf(colours, values[cell], limit)) : colours.quiet;
         context.fillText(text, middleX, middleY);
       } else if (!sure) {

@@ -95,7 +95,7 @@ export function heatmapPanel(selection, study) {
     h("div", {class: "zoom", role: "group", "aria-label": "Zoom"}, tool("Zoom out", "−", () => map.zoom(1 / 1.5)), tool("Zoom in", "+", () => map.zoom(1.5)), tool("Show all", "⤢", () => map.reset())),
   );
   const legend = h("div", {class: "legend"});
-  const frame = h("div", {class: "frame"}, h("p", {class: "axis", "aria-hidden": "true"}, "columns give →"), h("p", {class: "axis rows", "aria-hidden": "true"}, "rows receive ↓"), map.canvas, tip, hint);
+  const frame = h("div", {class: "frame"}, h("p", {class: "axis", "aria-hidden": "true"}, "gives →"), h("p", {class: "axis rows", "aria-hidden": "true"}, "receives ↓"), map.canvas, tip, hint);
   const keys = h(
     "details",
     {},
