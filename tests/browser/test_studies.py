@@ -67,7 +67,8 @@ def test_a_config_is_submitted_refused_corrected_and_cancelled(visit, opened):
     page.get_by_role("button", name="Cancel the run").click()
     dialog.get_by_role("button", name="Cancel the run").click()
     expect(page.locator(".facts .badge")).to_contain_text("cancelled")
-    expect(page.get_by_role("button", name="Continue")).to_be_visible()
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator(".facts .badge")).to_contain_text("running")
 
 
 def test_a_study_that_is_not_there_is_said_to_be_missing(visit, opened):

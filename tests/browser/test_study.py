@@ -127,8 +127,13 @@ def test_a_task_finds_its_best_partners(visit, service):
     answer = page.request.post(f"{service.address}v1/studies/camps/partners", data={"task": task, "size": 3}).json()
     best = [row["partner"] for row in answer["partners"]]
     assert best
+    # By the pair that was clicked on the map, and by the table of predictions.
+    heatmap(page).focus()
+    page.keyboard.press(RIGHT)
+    page.locator(".readout").get_by_role("button", name=f"Best partners of {task}").click()
+    expect(page.locator(".partners table caption")).to_contain_text(f"Best partners of {task}")
     page.get_by_label(task, exact=True).check()
-    page.get_by_role("button", name=f"Best partners of {task}").last.click()
+    page.locator("table.predictions").get_by_role("button", name=f"Best partners of {task}").click()
     table = page.locator(".partners table")
     expect(table.locator("tbody th")).to_have_text(best)
     page.get_by_role("button", name=f"Pick {task} and these").click()

@@ -36,15 +36,35 @@ export async function request(url, {method = "GET", json, signal, accept = "appl
     if (json !== undefined) headers["Content-Type"] = "application/json";
     let response;
     try {
-      response = await fetch(url, {method, headers, signal, body: json === undefined ? undefined : JSON.stringify(json)});
+      response = await fetch(url, {
+        method,
+        headers,
+        signal,
+        body: json === undefined ? undefined : JSON.stringify(json),
+      });
     } catch (error) {
       if (signal?.aborted) throw error;
-      throw new ApiError(0, {code: "unreachable", message: "The service cannot be reached.", hint: "Is it still running? The page tries again on its own where it can."});
+      throw new ApiError(0, {
+        code: "unreachable",
+        message: "The service cannot be reached.",
+        hint: "Is it still running? The page tries again on its own where it can.",
+      });
     }
     if (response.ok) return response;
     // Another request may have brought a token while this one was on its way.
-    if (response.status === 401 && !quiet && (sessionStorage.getItem(KEY) !== token || (await askForToken(token !== null)))) continue;
-    throw new ApiError(response.status, await response.json().then((body) => body.error, () => ({})));
+    if (
+      response.status === 401 &&
+      !quiet &&
+      (sessionStorage.getItem(KEY) !== token || (await askForToken(token !== null)))
+    )
+      continue;
+    throw new ApiError(
+      response.status,
+      await response.json().then(
+        (body) => body.error,
+        () => ({}),
+      ),
+    );
   }
 }
 
@@ -55,9 +75,29 @@ let asking = null;
 /** Resolves to whether there is a token to try. */
 function askForToken(wrong) {
   asking ??= (async () => {
-    const input = h("input", {id: "token", name: "token", type: "password", required: true, autocomplete: "off", spellcheck: "false", autofocus: true});
-    const words = wrong ? "The service does not know this token. Enter another one." : "This service answers only those who have a token.";
-    const answer = await ask("Token needed", [h("p", {}, words), h("label", {for: "token"}, "Token"), input, h("p", {class: "note"}, "It is kept until this tab is closed.")], "Use this token", "Not now");
+    const input = h("input", {
+      id: "token",
+      name: "token",
+      type: "password",
+      required: true,
+      autocomplete: "off",
+      spellcheck: "false",
+      autofocus: true,
+    });
+    const words = wrong
+      ? "The service does not know this token. Enter another one."
+      : "This service answers only those who have a token.";
+    const answer = await ask(
+      "Token needed",
+      [
+        h("p", {}, words),
+        h("label", {for: "token"}, "Token"),
+        input,
+        h("p", {class: "note"}, "It is kept until this tab is closed."),
+      ],
+      "Use this token",
+      "Not now",
+    );
     const token = answer?.get("token")?.trim();
     if (token) sessionStorage.setItem(KEY, token);
     return Boolean(token);

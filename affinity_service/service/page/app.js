@@ -23,7 +23,11 @@ async function route() {
     await (study === null ? showStudies(main, who, here.signal) : showStudy(main, study, who, here.signal));
   } catch (error) {
     if (here.signal.aborted) return;
-    main.replaceChildren(h("h1", {tabindex: "-1"}, study ?? "Studies"), problem(error, route), study !== null && h("p", {}, h("a", {href: "#/"}, "All studies")));
+    main.replaceChildren(
+      h("h1", {tabindex: "-1"}, study ?? "Studies"),
+      problem(error, route),
+      study !== null && h("p", {}, h("a", {href: "#/"}, "All studies")),
+    );
   }
   if (here.signal.aborted) return;
   main.removeAttribute("aria-busy");
@@ -43,16 +47,19 @@ function decodeName(text) {
 function greet({scope, version}) {
   // Links cannot send a token.
   document.querySelector(".bottom").hidden = scope !== "local";
-  const may = {read: "may read", write: "may read and run studies", local: "this machine only, no token needed"}[scope] ?? scope;
+  const may =
+    {read: "may read", write: "may read and run studies", local: "this machine only, no token needed"}[scope] ?? scope;
   const forget = () => {
     forgetToken();
     location.reload();
   };
-  document.getElementById("who").replaceChildren(
-    h("span", {}, may),
-    h("span", {}, `version ${version}`),
-    ...(hasToken() ? [h("button", {type: "button", onclick: forget}, "Forget token")] : []),
-  );
+  document
+    .getElementById("who")
+    .replaceChildren(
+      h("span", {}, may),
+      h("span", {}, `version ${version}`),
+      ...(hasToken() ? [h("button", {type: "button", onclick: forget}, "Forget token")] : []),
+    );
 }
 
 document.querySelector(".skip").addEventListener("click", (event) => {

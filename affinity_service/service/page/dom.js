@@ -9,7 +9,9 @@ export function h(tag, properties = {}, ...children) {
     else if (name === "value" || name === "checked") element[name] = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -62,7 +64,12 @@ export const uniqueId = (stem) => `${stem}-${++counted}`;
 export function panel(title, {level = 2, name = uniqueId("panel"), actions = []} = {}) {
   const heading = h(`h${level}`, {id: `${name}-title`}, title);
   const body = h("div", {class: "panel-body"});
-  const root = h("section", {class: "panel", id: name, "aria-labelledby": heading.id}, h("div", {class: "panel-head"}, heading, actions), body);
+  const root = h(
+    "section",
+    {class: "panel", id: name, "aria-labelledby": heading.id},
+    h("div", {class: "panel-head"}, heading, actions),
+    body,
+  );
   let filled = false;
   const settle = (isFilled) => {
     filled = isFilled;
@@ -73,7 +80,8 @@ export function panel(title, {level = 2, name = uniqueId("panel"), actions = []}
     body,
     loading(words = "Loading…") {
       root.setAttribute("aria-busy", "true");
-      if (!filled) body.replaceChildren(h("p", {class: "loading"}, h("span", {class: "spinner", "aria-hidden": "true"}), words));
+      if (!filled)
+        body.replaceChildren(h("p", {class: "loading"}, h("span", {class: "spinner", "aria-hidden": "true"}), words));
     },
     show(...nodes) {
       settle(true);
@@ -120,7 +128,9 @@ export function ask(title, content, accept, dismiss = "Cancel") {
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "accept" ? new FormData(form) : null), {once: true});
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "accept" ? new FormData(form) : null), {
+      once: true,
+    });
   });
 }
 

@@ -4,14 +4,34 @@ import {address, getJson, postJson} from "./api.js";
 import {announce, copy, debounced, h, latest, panel, problem} from "./dom.js";
 import {count, decimalsFor, number} from "./numbers.js";
 
-const METHODS = {sdp: "sdp, certified", direct: "direct, by predicted losses", spectral: "spectral", agglomerative: "agglomerative", random: "random"};
+const METHODS = {
+  sdp: "sdp, certified",
+  direct: "direct, by predicted losses",
+  spectral: "spectral",
+  agglomerative: "agglomerative",
+  random: "random",
+};
 const WAIT = 250;
 
 /** @param arrange called with the groups that are shown, or null: the heatmap follows. */
 export function groupsPanel(name, study, selection, signal, arrange) {
   const section = panel("Groups", {name: "groups"});
-  const k = h("input", {type: "number", id: "k", min: 1, step: 1, inputmode: "numeric", placeholder: "auto", "aria-describedby": "k-help"});
-  const method = h("select", {id: "method"}, Object.entries(METHODS).map(([value, words]) => h("option", {value, disabled: value === "direct" && !study.can_predict}, words)));
+  const k = h("input", {
+    type: "number",
+    id: "k",
+    min: 1,
+    step: 1,
+    inputmode: "numeric",
+    placeholder: "auto",
+    "aria-describedby": "k-help",
+  });
+  const method = h(
+    "select",
+    {id: "method"},
+    Object.entries(METHODS).map(([value, words]) =>
+      h("option", {value, disabled: value === "direct" && !study.can_predict}, words),
+    ),
+  );
   const stored = h("button", {type: "button", class: "link"}, "Show the study's own");
   const result = h("div", {class: "result"});
   const url = address("studies", name, "groups");
@@ -23,7 +43,8 @@ export function groupsPanel(name, study, selection, signal, arrange) {
   const run = (busy, ask, words) =>
     latest(async (abort) => {
       result.setAttribute("aria-busy", "true");
-      if (!result.childNodes.length) result.replaceChildren(h("p", {class: "loading"}, h("span", {class: "spinner", "aria-hidden": "true"}), busy));
+      if (!result.childNodes.length)
+        result.replaceChildren(h("p", {class: "loading"}, h("span", {class: "spinner", "aria-hidden": "true"}), busy));
       try {
         const found = await ask(abort);
         show(found, words);
@@ -63,11 +84,26 @@ export function groupsPanel(name, study, selection, signal, arrange) {
       k.max = tasks;
       stored.hidden = true;
       section.show(
-        h("div", {class: "fields"}, h("p", {class: "field"}, h("label", {for: "k"}, "Number of groups"), k, h("span", {class: "unseen", id: "k-help"}, `from 1 to ${tasks}; empty: chosen by the method`)), h("p", {class: "field"}, h("label", {for: "method"}, "Method"), method), stored),
+        h(
+          "div",
+          {class: "fields"},
+          h(
+            "p",
+            {class: "field"},
+            h("label", {for: "k"}, "Number of groups"),
+            k,
+            h("span", {class: "unseen", id: "k-help"}, `from 1 to ${tasks}; empty: chosen by the method`),
+          ),
+          h("p", {class: "field"}, h("label", {for: "method"}, "Method"), method),
+          stored,
+        ),
         result,
       );
       if (study.groups) own();
-      else result.replaceChildren(h("p", {class: "missing"}, "The study has stored no groups yet. Choose a number or a method to see some."));
+      else
+        result.replaceChildren(
+          h("p", {class: "missing"}, "The study has stored no groups yet. Choose a number or a method to see some."),
+        );
     },
   };
 }
@@ -95,10 +131,27 @@ function grouping({method, k, groups, objective, bound}, words, unit, selection)
       {class: "facts-list"},
       h("div", {}, h("dt", {}, "Groups"), h("dd", {}, `${k} by ${method}`)),
       h("div", {}, h("dt", {}, "Objective"), h("dd", {}, number(objective ?? NaN, decimals))),
-      h("div", {}, h("dt", {}, "Certified bound"), h("dd", {}, certified ? number(bound, decimals) : `none by ${method}`)),
-      reached !== null && h("div", {}, h("dt", {}, "Reached"), h("dd", {}, `${(100 * reached).toFixed(reached > 0.9995 || reached < 0.9 ? 0 : 1)} %`)),
+      h(
+        "div",
+        {},
+        h("dt", {}, "Certified bound"),
+        h("dd", {}, certified ? number(bound, decimals) : `none by ${method}`),
+      ),
+      reached !== null &&
+        h(
+          "div",
+          {},
+          h("dt", {}, "Reached"),
+          h("dd", {}, `${(100 * reached).toFixed(reached > 0.9995 || reached < 0.9 ? 0 : 1)} %`),
+        ),
     ),
-    h("p", {class: "note"}, words, ` The objective is the density of partner contrasts, ${unit}${certified ? `; no ${count(k, "group")} can exceed the bound` : ""}.`),
+    h(
+      "p",
+      {class: "note"},
+      words,
+      ` The objective is the density of partner contrasts, ${unit}`,
+      certified ? `; no ${count(k, "group")} can exceed the bound.` : ".",
+    ),
     h(
       "ol",
       {class: "group-list", tabindex: "0", "aria-label": "Groups"},
@@ -106,7 +159,22 @@ function grouping({method, k, groups, objective, bound}, words, unit, selection)
         h(
           "li",
           {},
-          h("p", {class: "group-head"}, h("strong", {}, `Group ${index + 1}`), ` ${count(group.length, "task")} `, h("button", {type: "button", class: "link", "aria-label": `Pick group ${index + 1}`, onclick: () => selection.set(group)}, "Pick")),
+          h(
+            "p",
+            {class: "group-head"},
+            h("strong", {}, `Group ${index + 1}`),
+            ` ${count(group.length, "task")} `,
+            h(
+              "button",
+              {
+                type: "button",
+                class: "link",
+                "aria-label": `Pick group ${index + 1}`,
+                onclick: () => selection.set(group),
+              },
+              "Pick",
+            ),
+          ),
           members(group),
         ),
       ),
@@ -117,7 +185,17 @@ function grouping({method, k, groups, objective, bound}, words, unit, selection)
 
 const FEW = 24;
 function members(group) {
-  const chips = (tasks) => h("ul", {class: "chips"}, tasks.map((task) => h("li", {}, task)));
+  const chips = (tasks) =>
+    h(
+      "ul",
+      {class: "chips"},
+      tasks.map((task) => h("li", {}, task)),
+    );
   if (group.length <= FEW) return chips(group);
-  return h("details", {}, h("summary", {}, `${group.slice(0, 3).join(", ")} and ${group.length - 3} more`), chips(group));
+  return h(
+    "details",
+    {},
+    h("summary", {}, `${group.slice(0, 3).join(", ")} and ${group.length - 3} more`),
+    chips(group),
+  );
 }

@@ -1,42 +1,45 @@
-// The canvas of the heatmap and what the reader does to it: zoom, pan, move the cursor, pick tasks.
+// The canvas of the heatmap: what of it is seen, and where the cursor is.
 
 import {currentTheme, onThemeChange} from "./colours.js";
 import {h} from "./dom.js";
+import {takeInput} from "./heatmap_input.js";
 import {draw, paintPixels, showsNames} from "./heatmap_draw.js";
 
-const STEP = 1.5;
 const LARGEST = 72; // pixels per cell
 const READABLE = 18;
 const FOR_GROUPS = 66; // pixels of margin
-const DRAGGED = 4; // pixels from which on a press is a drag
 
 /**
- * @param tell {pointed(cell | null, x, y), moved(cell), label(task), pick(cell), hint()}; a cell is {row, column, receiver, source}, the
- *   latter two indices of tasks.
+ * @param signal aborted when the heatmap is gone.
+ * @param tell {pointed(cell | null, x, y), moved(cell), pick(cell), hint()}; a cell is {row, column, receiver, source},
+ *   the latter two indices of tasks.
  */
 export class Heatmap {
-  constructor(selection, tell) {
+  constructor(selection, signal, tell) {
     this.selection = selection;
     this.tell = tell;
-    this.canvas = h("canvas", {class: "heatmap", tabindex: "0", role: "application", "aria-roledescription": "heatmap", "aria-label": "Affinity heatmap", "aria-describedby": "heatmap-keys"});
+    this.canvas = h("canvas", {
+      class: "heatmap",
+      tabindex: "0",
+      role: "application",
+      "aria-roledescription": "heatmap",
+      "aria-label": "Affinity heatmap",
+      "aria-describedby": "heatmap-keys",
+    });
     this.context = this.canvas.getContext("2d");
     this.view = {width: 0, height: 0, left: 0, top: 0, x: 0, y: 0, scale: 1};
     this.cursor = null;
     this.frame = 0;
     this.pointers = new Map();
     new ResizeObserver(() => this.resize()).observe(this.canvas);
-    onThemeChange(() => this.repaint());
-    selection.addEventListener("change", () => this.redraw());
-    this.canvas.addEventListener("wheel", (event) => this.wheel(event), {passive: false});
-    this.canvas.addEventListener("pointerdown", (event) => this.pressed(event));
-    this.canvas.addEventListener("pointermove", (event) => this.dragged(event));
-    for (const name of ["pointerup", "pointercancel"]) this.canvas.addEventListener(name, (event) => this.released(event));
-    this.canvas.addEventListener("pointerleave", () => this.tell.pointed(null));
-    this.canvas.addEventListener("keydown", (event) => this.key(event));
+    onThemeChange(() => this.repaint(), signal);
+    selection.addEventListener("change", () => this.redraw(), {signal});
+    takeInput(this);
   }
 
   show(matrix, {order, starts, groups}) {
-    const held = this.cursor && this.scene && {receiver: this.scene.order[this.cursor.row], source: this.scene.order[this.cursor.column]};
+    const held = this.cursor &&
+      this.scene && {receiver: this.scene.order[this.cursor.row], source: this.scene.order[this.cursor.column]};
     this.scene = {matrix, order, starts, groups};
     this.places = new Int32Array(matrix.size);
     order.forEach((task, place) => (this.places[task] = place));
@@ -127,7 +130,11 @@ export class Heatmap {
     this.frame = requestAnimationFrame(() => {
       this.frame = 0;
       performance.mark("heatmap-start");
-      draw(this.context, devicePixelRatio || 1, this.view, {...this.scene, picked: this.selection, cursor: this.cursor});
+      draw(this.context, devicePixelRatio || 1, this.view, {
+        ...this.scene,
+        picked: this.selection,
+        cursor: this.cursor,
+      });
       performance.measure("heatmap-draw", "heatmap-start");
       performance.clearMarks("heatmap-start");
       performance.clearMeasures("heatmap-draw");
@@ -174,82 +181,5 @@ export class Heatmap {
     this.view.y = row + 0.5 - (this.view.height - this.view.top) / this.view.scale / 2;
     this.place();
     this.move(row, column);
-  }
-
-  // Hands ------------------------------------------------------------------------------------------------------------
-
-  wheel(event) {
-    if (!this.scene) return;
-    // The wheel scrolls the page unless the reader is at work on the map.
-    if (!event.ctrlKey && !event.metaKey && document.activeElement !== this.canvas) return this.tell.hint();
-    event.preventDefault();
-    const lines = event.deltaMode === 1 ? 20 : 1;
-    this.zoom(Math.exp(-event.deltaY * lines * (event.ctrlKey ? 0.01 : 0.002)), {x: event.offsetX, y: event.offsetY});
-  }
-
-  pressed(event) {
-    this.pointers.set(event.pointerId, {x: event.offsetX, y: event.offsetY, startX: event.offsetX, startY: event.offsetY, moved: false});
-    this.canvas.setPointerCapture(event.pointerId);
-  }
-
-  dragged(event) {
-    if (!this.scene) return;
-    const pointer = this.pointers.get(event.pointerId);
-    const [x, y] = [event.offsetX, event.offsetY];
-    if (!pointer) {
-      const found = this.at(x, y);
-      this.canvas.classList.toggle("on-name", found !== null && found.receiver === undefined);
-      return this.tell.pointed(found?.receiver === undefined ? null : found, x, y);
-    }
-    if (this.pointers.size === 2) this.pinch(pointer, x, y);
-    else if (pointer.moved || Math.hypot(x - pointer.startX, y - pointer.startY) > DRAGGED) {
-      pointer.moved = true;
-      this.tell.pointed(null);
-      this.pan((pointer.x - x) / this.view.scale, (pointer.y - y) / this.view.scale);
-    }
-    Object.assign(pointer, {x, y});
-  }
-
-  pinch(pointer, x, y) {
-    const other = [...this.pointers.values()].find((one) => one !== pointer);
-    const before = Math.hypot(pointer.x - other.x, pointer.y - other.y);
-    const after = Math.hypot(x - other.x, y - other.y);
-    pointer.moved = other.moved = true;
-    if (before > 0) this.zoom(after / before, {x: (x + other.x) / 2, y: (y + other.y) / 2});
-  }
-
-  released(event) {
-    const pointer = this.pointers.get(event.pointerId);
-    this.pointers.delete(event.pointerId);
-    if (!this.scene || !pointer || pointer.moved || event.type === "pointercancel") return;
-    const found = this.at(event.offsetX, event.offsetY);
-    if (!found) return;
-    if (found.receiver !== undefined) this.move(found.row, found.column);
-    else this.selection.toggle(this.scene.matrix.tasks[this.scene.order[found.row ?? found.column]]);
-  }
-
-  key(event) {
-    if (!this.scene || event.altKey || event.ctrlKey || event.metaKey) return;
-    const {size} = this.scene.matrix;
-    const {row, column} = this.cursor ?? {row: 0, column: 0};
-    const [x, y] = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key] ?? [0, 0];
-    const far = 0.2 * ((this.view.width - this.view.left) / this.view.scale);
-    const starts = this.scene.starts;
-    const acts = {
-      "+": () => this.zoom(STEP),
-      "=": () => this.zoom(STEP),
-      "-": () => this.zoom(1 / STEP),
-      0: () => this.reset(),
-      Home: () => this.move(row, 0),
-      End: () => this.move(row, size - 1),
-      PageUp: () => this.move(starts.findLast((start) => start < row) ?? 0, column),
-      PageDown: () => this.move(starts.find((start) => start > row) ?? size - 1, column),
-      Enter: () => this.cursor && this.tell.pick(this.cell(row, column)),
-      " ": () => this.cursor && this.tell.pick(this.cell(row, column)),
-    };
-    const act = x || y ? () => (event.shiftKey ? this.pan(far * x, far * y) : this.cursor ? this.move(row + y, column + x) : this.move(0, Math.min(1, size - 1))) : acts[event.key];
-    if (!act) return;
-    event.preventDefault();
-    act();
   }
 }

@@ -112,7 +112,12 @@ function drawBorders(context, {left, top, x, y, scale}, {matrix, starts, groups,
     }
     if (group >= groups || groups < 2) continue;
     context.lineWidth = 1.75;
-    context.strokeRect(left + (start - x) * scale, top + (start - y) * scale, (end - start) * scale, (end - start) * scale);
+    context.strokeRect(
+      left + (start - x) * scale,
+      top + (start - y) * scale,
+      (end - start) * scale,
+      (end - start) * scale,
+    );
   }
 }
 
@@ -164,7 +169,10 @@ function drawNames(context, view, scene, [first, last], above) {
     if (!marked && scale < NAMES && pointed !== null && Math.abs(index - pointed) < every) continue;
     context.font = `${marked ? 700 : 400} ${marked ? Math.max(11, size) : size}px ${FONT}`;
     context.fillStyle = marked ? colours.accent : colours.ink;
-    write(index, (picked.has(task) ? "✓ " : "") + short(task, marked ? Math.min(fits, Math.floor((margin - 12) / 6.4)) : fits));
+    write(
+      index,
+      (picked.has(task) ? "✓ " : "") + short(task, marked ? Math.min(fits, Math.floor((margin - 12) / 6.4)) : fits),
+    );
   }
   if (!showsNames(scale)) drawGroupNumbers(context, view, scene, above, from, length);
   context.restore();

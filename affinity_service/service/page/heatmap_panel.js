@@ -1,29 +1,39 @@
 // The heatmap with its tools: search, zoom, legend, the pair in words, and tables that say the same.
 
-import {colourOf, currentTheme, onThemeChange} from "./colours.js";
+import {onThemeChange} from "./colours.js";
 import {announce, h, panel} from "./dom.js";
 import {Heatmap} from "./heatmap.js";
-import {extremePairs, isSure, orderByGroups, SURE} from "./matrix.js";
-import {count, decimalsFor, number, signed, withError} from "./numbers.js";
+import {drawLegend, pairTables} from "./heatmap_legend.js";
+import {isSure, orderByGroups} from "./matrix.js";
+import {count, decimalsFor, withError} from "./numbers.js";
 
-const TOP = 10;
+const KEYS = [
+  "Arrow keys move from pair to pair, Home and End along a row, Page Up and Page Down from group to group.",
+  "Plus and minus zoom, 0 shows all, Shift with arrows pans. Enter picks both tasks of a pair.",
+  "Drag to pan; pinch, or the wheel once the map is clicked, zooms. Click a name to pick the task.",
+].join(" ");
 
-export function heatmapPanel(selection, study) {
+export function heatmapPanel(selection, study, signal) {
   const section = panel("Who helps whom", {name: "heatmap"});
   let matrix = null;
   let grouping = null;
   let askPartners = () => {};
   const tip = h("p", {class: "tip", "aria-hidden": "true", hidden: true});
-  const hint = h("p", {class: "hint", "aria-hidden": "true", hidden: true}, "Click the map, or hold Ctrl, to zoom with the wheel");
+  const hint = h(
+    "p",
+    {class: "hint", "aria-hidden": "true", hidden: true},
+    "Click the map, or hold Ctrl, to zoom with the wheel",
+  );
   const readout = h("div", {class: "readout"});
-  const map = new Heatmap(selection, {
+  const map = new Heatmap(selection, signal, {
     pointed(cell, x, y) {
       tip.hidden = cell === null || cell.receiver === cell.source;
       if (tip.hidden) return;
       const {pair, value, rest} = words(cell);
       tip.replaceChildren(h("strong", {}, pair), h("br"), value, h("br"), h("span", {class: "note"}, rest));
       const left = Math.max(4, Math.min(x + 14, map.view.width - tip.offsetWidth - 4));
-      tip.style.transform = `translate(${left}px, ${y + 18 + tip.offsetHeight > map.view.height ? y - tip.offsetHeight - 12 : y + 18}px)`;
+      const below = y + 18 + tip.offsetHeight <= map.view.height;
+      tip.style.transform = `translate(${left}px, ${below ? y + 18 : y - tip.offsetHeight - 12}px)`;
     },
     moved: (cell) => read(cell),
     pick(cell) {
@@ -46,7 +56,9 @@ export function heatmapPanel(selection, study) {
     return {
       pair: `${matrix.tasks[receiver]} ← ${matrix.tasks[source]}`,
       value: `${withError(matrix.values[cell], matrix.errors[cell], decimals)} ${matrix.unit}`,
-      rest: `${isSure(matrix, cell) ? "" : "may be chance, "}${subsets ? `mean over ${count(subsets, "subset")}` : "the pair's own estimate"}`,
+      rest:
+        (isSure(matrix, cell) ? "" : "may be chance, ") +
+        (subsets ? `mean over ${count(subsets, "subset")}` : "the pair's own estimate"),
     };
   }
 
@@ -61,19 +73,48 @@ export function heatmapPanel(selection, study) {
     announce(`${to} from ${from}: ${value}, ${rest}`);
     const better = matrix.values[receiver * matrix.size + source] >= 0;
     readout.replaceChildren(
-      h("p", {}, h("strong", {}, from), ` is a ${better ? "better" : "worse"} partner for `, h("strong", {}, to), " than its average partner: ", h("span", {class: better ? "help" : "harm"}, value), ` (${rest})`),
-      h("p", {class: "buttons"}, h("button", {type: "button", onclick: () => [to, from].forEach((task) => selection.toggle(task, true))}, "Pick both"), study.can_predict && h("button", {type: "button", onclick: () => askPartners(to)}, `Best partners of ${to}`)),
+      h(
+        "p",
+        {},
+        h("strong", {}, from),
+        ` is a ${better ? "better" : "worse"} partner for `,
+        h("strong", {}, to),
+        " than its average partner: ",
+        h("span", {class: better ? "help" : "harm"}, value),
+        ` (${rest})`,
+      ),
+      h(
+        "p",
+        {class: "buttons"},
+        h(
+          "button",
+          {type: "button", onclick: () => [to, from].forEach((task) => selection.toggle(task, true))},
+          "Pick both",
+        ),
+        study.can_predict && h("button", {type: "button", onclick: () => askPartners(to)}, `Best partners of ${to}`),
+      ),
     );
   }
 
-  const search = h("input", {type: "search", id: "jump", list: "jump-tasks", autocomplete: "off", "aria-describedby": "jump-said"});
+  const search = h("input", {
+    type: "search",
+    id: "jump",
+    list: "jump-tasks",
+    autocomplete: "off",
+    "aria-describedby": "jump-said",
+  });
   const names = h("datalist", {id: "jump-tasks"});
   const said = h("span", {class: "note", id: "jump-said", role: "status"});
   const jump = (event) => {
     const wanted = search.value.trim().toLowerCase();
     if (!matrix || !wanted) return void (said.textContent = "");
     const exact = matrix.tasks.findIndex((task) => task.toLowerCase() === wanted);
-    const found = exact >= 0 ? exact : event.type === "input" ? -1 : matrix.tasks.findIndex((task) => task.toLowerCase().includes(wanted));
+    const found =
+      exact >= 0
+        ? exact
+        : event.type === "input"
+          ? -1
+          : matrix.tasks.findIndex((task) => task.toLowerCase().includes(wanted));
     if (event.type === "input" && found < 0) return void (said.textContent = "");
     said.textContent = found < 0 ? "no such task" : "";
     if (found >= 0) map.jump(found, bestPartner(found));
@@ -83,33 +124,54 @@ export function heatmapPanel(selection, study) {
 
   function bestPartner(task) {
     let best = task === 0 ? Math.min(1, matrix.size - 1) : 0;
-    for (let source = 0; source < matrix.size; source++) if (source !== task && matrix.values[task * matrix.size + source] > matrix.values[task * matrix.size + best]) best = source;
+    for (let source = 0; source < matrix.size; source++)
+      if (source !== task && matrix.values[task * matrix.size + source] > matrix.values[task * matrix.size + best])
+        best = source;
     return best;
   }
 
-  const tool = (label, sign, act) => h("button", {type: "button", class: "tool", "aria-label": label, title: label, onclick: act}, sign);
+  const tool = (label, sign, act) =>
+    h("button", {type: "button", class: "tool", "aria-label": label, title: label, onclick: act}, sign);
   const tools = h(
     "div",
     {class: "tools"},
     h("p", {class: "field"}, h("label", {for: "jump"}, "Go to task"), search, names, said),
-    h("div", {class: "zoom", role: "group", "aria-label": "Zoom"}, tool("Zoom out", "−", () => map.zoom(1 / 1.5)), tool("Zoom in", "+", () => map.zoom(1.5)), tool("Show all", "⤢", () => map.reset())),
+    h(
+      "div",
+      {class: "zoom", role: "group", "aria-label": "Zoom"},
+      tool("Zoom out", "−", () => map.zoom(1 / 1.5)),
+      tool("Zoom in", "+", () => map.zoom(1.5)),
+      tool("Show all", "⤢", () => map.reset()),
+    ),
   );
   const legend = h("div", {class: "legend"});
-  const frame = h("div", {class: "frame"}, h("p", {class: "axis", "aria-hidden": "true"}, "gives →"), h("p", {class: "axis rows", "aria-hidden": "true"}, "receives ↓"), map.canvas, tip, hint);
+  const frame = h(
+    "div",
+    {class: "frame"},
+    h("p", {class: "axis", "aria-hidden": "true"}, "gives →"),
+    h("p", {class: "axis rows", "aria-hidden": "true"}, "receives ↓"),
+    map.canvas,
+    tip,
+    hint,
+  );
   const keys = h(
     "details",
     {},
     h("summary", {}, "Keys and gestures"),
-    h("p", {id: "heatmap-keys", class: "note"}, "Arrow keys move from pair to pair, Home and End along a row, Page Up and Page Down from group to group. Plus and minus zoom, 0 shows all, Shift with arrows pans. Enter picks both tasks of a pair. Drag to pan; pinch, or the wheel once the map is clicked, zooms. Click a name to pick the task."),
+    h("p", {id: "heatmap-keys", class: "note"}, KEYS),
   );
   const tables = h("details", {class: "pairs"}, h("summary", {}, "The strongest pairs as a table"), h("div"));
-  onThemeChange(() => matrix && drawLegend(legend, matrix));
+  onThemeChange(() => matrix && drawLegend(legend, matrix), signal);
 
   function arrange() {
     if (!matrix) return;
     const order = orderByGroups(matrix.tasks, grouping ?? [matrix.tasks]);
     map.show(matrix, grouping ? order : {...order, groups: 0});
-    map.canvas.setAttribute("aria-label", `Affinity heatmap of ${count(matrix.size, "task")}${grouping ? ` in ${count(grouping.length, "group")}` : ""}: rows receive, columns give`);
+    const within = grouping ? ` in ${count(grouping.length, "group")}` : "";
+    map.canvas.setAttribute(
+      "aria-label",
+      `Affinity heatmap of ${count(matrix.size, "task")}${within}: rows receive, columns give`,
+    );
   }
 
   return {
@@ -125,7 +187,19 @@ export function heatmapPanel(selection, study) {
       names.replaceChildren(...matrix.tasks.map((task) => h("option", {value: task})));
       drawLegend(legend, matrix);
       readout.replaceChildren(h("p", {class: "note"}, "Point at a pair, or click it to keep it here."));
-      section.show(h("p", {class: "lead"}, "How much better or worse a partner is than the receiver's average partner. Rows receive, columns give."), tools, legend, frame, readout, tables, keys);
+      section.show(
+        h(
+          "p",
+          {class: "lead"},
+          "How much better or worse a partner is than the receiver's average partner. Rows receive, columns give.",
+        ),
+        tools,
+        legend,
+        frame,
+        readout,
+        tables,
+        keys,
+      );
       tables.lastChild.replaceWith(pairTables(matrix));
       arrange();
     },
@@ -134,55 +208,4 @@ export function heatmapPanel(selection, study) {
       arrange();
     },
   };
-}
-
-function drawLegend(root, matrix) {
-  const colours = currentTheme();
-  const canvas = h("canvas", {width: 255, height: 2, class: "ramp", role: "img", "aria-label": "Colour scale, upper half for sure values, lower half for those that may be chance"});
-  const context = canvas.getContext("2d");
-  for (let step = 0; step < 255; step++) {
-    for (const sure of [true, false]) {
-      context.fillStyle = `rgb(${colourOf(colours, step - 127, 127, sure).join(" ")})`;
-      context.fillRect(step, sure ? 0 : 1, 1, 1);
-    }
-  }
-  const end = number(matrix.limit, decimalsFor([matrix.limit], 2));
-  root.replaceChildren(
-    h("span", {class: "ends-words"}, h("span", {class: "harm"}, "worse"),
-    h("div", {class: "scale"}, canvas, h("span", {class: "ends"}, h("span", {}, `−${end}`), h("span", {}, "0"), h("span", {}, `+${end}`))),
-    h("span", {class: "help"}, "better")),
-    h("span", {class: "note"}, `${matrix.unit} of validation loss. Pale, with a dot: may be chance (below ${SURE} standard errors).`),
-  );
-}
-
-function pairTables(matrix) {
-  const {above, below, sure} = extremePairs(matrix, TOP);
-  const decimals = decimalsFor([matrix.limit]);
-  const table = (caption, cells) =>
-    h(
-      "div",
-      {class: "scroll"},
-      h(
-        "table",
-        {},
-        h("caption", {}, caption),
-        h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Receiver"), h("th", {scope: "col"}, "Source"), h("th", {scope: "col", class: "n"}, `Contrast (${matrix.unit})`), h("th", {scope: "col", class: "n"}, "Error"), h("th", {scope: "col", class: "n"}, "Subsets"))),
-        h(
-          "tbody",
-          {},
-          cells.map((cell) => {
-            const [receiver, source] = [Math.floor(cell / matrix.size), cell % matrix.size];
-            return h("tr", {}, h("th", {scope: "row"}, matrix.tasks[receiver]), h("td", {}, matrix.tasks[source]), h("td", {class: `n ${matrix.values[cell] > 0 ? "help" : "harm"}`}, signed(matrix.values[cell], decimals)), h("td", {class: "n"}, number(matrix.errors[cell], decimals)), h("td", {class: "n"}, matrix.counts[cell]));
-          }),
-        ),
-      ),
-    );
-  const pairs = matrix.size * (matrix.size - 1);
-  return h(
-    "div",
-    {},
-    h("p", {class: "note"}, `${sure.toLocaleString("en")} of ${count(pairs, "pair")} differ from the receiver's average partner by at least ${SURE} standard errors.`),
-    above.length > 0 && table("Better than the receiver's average partner", above),
-    below.length > 0 && table("Worse than the receiver's average partner", below),
-  );
 }

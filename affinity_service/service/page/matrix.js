@@ -26,7 +26,8 @@ export const isSure = (matrix, cell) => Math.abs(matrix.values[cell]) >= SURE * 
 /** The end of the colour scale: the largest value, unless a few outliers would wash out all others. */
 function scaleEnd(values, size) {
   const magnitudes = new Float64Array(size * (size - 1));
-  for (let cell = 0, kept = 0; cell < values.length; cell++) if (cell % (size + 1)) magnitudes[kept++] = Math.abs(values[cell]);
+  for (let cell = 0, kept = 0; cell < values.length; cell++)
+    if (cell % (size + 1)) magnitudes[kept++] = Math.abs(values[cell]);
   magnitudes.sort();
   if (!magnitudes.length) return 1;
   const largest = magnitudes.at(-1);
@@ -37,7 +38,9 @@ function scaleEnd(values, size) {
 /** Tasks group by group, and where each group starts; tasks of no group come last, as a group of their own. */
 export function orderByGroups(tasks, groups) {
   const index = new Map(tasks.map((task, i) => [task, i]));
-  const known = groups.map((group) => group.map((task) => index.get(task)).filter((i) => i !== undefined)).filter((group) => group.length);
+  const known = groups
+    .map((group) => group.map((task) => index.get(task)).filter((i) => i !== undefined))
+    .filter((group) => group.length);
   const placed = new Set(known.flat());
   const rest = tasks.map((_, i) => i).filter((i) => !placed.has(i));
   const all = rest.length ? [...known, rest] : known;
@@ -53,9 +56,13 @@ export function orderByGroups(tasks, groups) {
 /** The surest pairs that stand out most from their receiver's average partner, above and below. */
 export function extremePairs(matrix, top) {
   const cells = [];
-  for (let cell = 0; cell < matrix.values.length; cell++) if (cell % (matrix.size + 1) && isSure(matrix, cell)) cells.push(cell);
+  for (let cell = 0; cell < matrix.values.length; cell++)
+    if (cell % (matrix.size + 1) && isSure(matrix, cell)) cells.push(cell);
   cells.sort((a, b) => matrix.values[b] - matrix.values[a]);
   const above = cells.slice(0, top).filter((cell) => matrix.values[cell] > 0);
-  const below = cells.slice(-top).reverse().filter((cell) => matrix.values[cell] < 0);
+  const below = cells
+    .slice(-top)
+    .reverse()
+    .filter((cell) => matrix.values[cell] < 0);
   return {above, below, sure: cells.length};
 }

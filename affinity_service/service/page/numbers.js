@@ -49,7 +49,11 @@ export function ago(iso, now = Date.now()) {
   const seconds = Math.max(0, (now - Date.parse(iso)) / 1000);
   if (!Number.isFinite(seconds)) return UNKNOWN;
   if (seconds < 60) return "just now";
-  for (const [size, unit] of [[86400, "day"], [3600, "hour"], [60, "minute"]]) {
+  for (const [size, unit] of [
+    [86400, "day"],
+    [3600, "hour"],
+    [60, "minute"],
+  ]) {
     if (seconds >= size) return `${count(Math.floor(seconds / size), unit)} ago`;
   }
   return UNKNOWN;

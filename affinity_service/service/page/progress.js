@@ -19,11 +19,19 @@ const LOG_EVERY = 3_000;
 
 export const isOver = (status) => status !== "queued" && status !== "running";
 
-export const badge = (status) => h("span", {class: `badge ${status}`}, h("span", {"aria-hidden": "true"}, `${MARKS[status] ?? "·"} `), STATUS_WORDS[status] ?? status);
+export const badge = (status) =>
+  h(
+    "span",
+    {class: `badge ${status}`},
+    h("span", {"aria-hidden": "true"}, `${MARKS[status] ?? "·"} `),
+    STATUS_WORDS[status] ?? status,
+  );
 
 /** The share of a study's stages that is done, the running one by its own count. */
 export function shareDone(stages) {
-  const each = stages.map(({state, done, total}) => (state === "done" ? 1 : state === "running" && total ? Math.min(1, done / total) : 0));
+  const each = stages.map(({state, done, total}) =>
+    state === "done" ? 1 : state === "running" && total ? Math.min(1, done / total) : 0,
+  );
   return each.reduce((sum, share) => sum + share, 0) / Math.max(1, each.length);
 }
 
@@ -63,7 +71,12 @@ function stageRow(name) {
       // Without a count a running stage's bar has no value: browsers show that as "busy".
       if (now === "running" && !total && !over) bar.removeAttribute("value");
       else bar.value = now === "done" ? 1 : total ? Math.min(1, (done ?? 0) / total) : 0;
-      const parts = now === "done" ? [seconds === null ? "done" : duration(seconds)] : now === "running" ? [over ? "stopped" : "", counted, text ?? ""] : ["waiting"];
+      const parts =
+        now === "done"
+          ? [seconds === null ? "done" : duration(seconds)]
+          : now === "running"
+            ? [over ? "stopped" : "", counted, text ?? ""]
+            : ["waiting"];
       state.textContent = parts.filter(Boolean).join(" · ");
     },
   };

@@ -25,7 +25,21 @@ export async function showStudies(main, who, signal) {
     "div",
     {},
     h("p", {class: "field"}, h("label", {for: "filter"}, "Find a study"), filter),
-    h("table", {class: "studies"}, h("caption", {class: "unseen"}, "Studies with their status"), h("thead", {}, h("tr", {}, ["Study", "Status", "Progress", "Tasks", "Changed"].map((words) => h("th", {scope: "col"}, words)))), body),
+    h(
+      "table",
+      {class: "studies"},
+      h("caption", {class: "unseen"}, "Studies with their status"),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          ["Study", "Status", "Progress", "Tasks", "Changed"].map((words) => h("th", {scope: "col"}, words)),
+        ),
+      ),
+      body,
+    ),
     none,
     more,
   );
@@ -49,7 +63,11 @@ export async function showStudies(main, who, signal) {
     if (!isOver(summary.status) && !row.followed && streams < STREAMS) {
       row.followed = true;
       streams += 1;
-      follow(address("studies", summary.name, "events"), (event, data) => event === "state" && put(JSON.parse(data)), signal)
+      follow(
+        address("studies", summary.name, "events"),
+        (event, data) => event === "state" && put(JSON.parse(data)),
+        signal,
+      )
         .catch(() => {}) // the renewed list tells what became of it
         .finally(() => {
           row.followed = false;
@@ -67,7 +85,8 @@ export async function showStudies(main, who, signal) {
     if (!cursor) {
       const names = new Set(answer.studies.map((study) => study.name));
       // Of a longer list only the first part was read again: the rest stays.
-      if (!answer.next) for (const name of [...rows.keys()]) if (!names.has(name)) (rows.get(name).element.remove(), rows.delete(name));
+      if (!answer.next)
+        for (const name of [...rows.keys()]) if (!names.has(name)) (rows.get(name).element.remove(), rows.delete(name));
       elements.forEach((element, index) => moveTo(body, element, index));
       if (next === null || rows.size <= PAGE) next = answer.next;
     } else {
@@ -75,7 +94,11 @@ export async function showStudies(main, who, signal) {
       next = answer.next;
     }
     more.hidden = !next;
-    if (rows.size === 0) list.empty("No studies here yet. ", who.can_submit ? "Start one below." : h("span", {}, h("code", {}, "affinity run CONFIG"), " makes one."));
+    if (rows.size === 0)
+      list.empty(
+        "No studies here yet. ",
+        who.can_submit ? "Start one below." : h("span", {}, h("code", {}, "affinity run CONFIG"), " makes one."),
+      );
     else if (!list.body.contains(table)) list.show(table);
     applyFilter();
   };
@@ -95,7 +118,9 @@ function moveTo(body, element, index) {
 
 function studyRow() {
   const link = h("a");
-  const cells = Object.fromEntries(["status", "progress", "tasks", "changed"].map((name) => [name, h("td", {class: name === "tasks" ? "n" : name})]));
+  const cells = Object.fromEntries(
+    ["status", "progress", "tasks", "changed"].map((name) => [name, h("td", {class: name === "tasks" ? "n" : name})]),
+  );
   const element = h("tr", {}, h("th", {scope: "row"}, link), Object.values(cells));
   for (const [name, words] of Object.entries({tasks: "Tasks", changed: "Changed"})) cells[name].dataset.label = words;
   const row = {
@@ -108,7 +133,9 @@ function studyRow() {
       link.href = `#/study/${encodeURIComponent(study.name)}`;
       cells.status.replaceChildren(badge(study.status));
       cells.tasks.textContent = study.tasks ?? UNKNOWN;
-      cells.changed.replaceChildren(study.updated ? h("time", {datetime: study.updated, title: study.updated}, ago(study.updated)) : UNKNOWN);
+      cells.changed.replaceChildren(
+        study.updated ? h("time", {datetime: study.updated, title: study.updated}, ago(study.updated)) : UNKNOWN,
+      );
       cells.progress.replaceChildren(...progressOf(study));
     },
   };

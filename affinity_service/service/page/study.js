@@ -7,7 +7,7 @@ import {groupsPanel} from "./groups.js";
 import {heatmapPanel} from "./heatmap_panel.js";
 import {readMatrix} from "./matrix.js";
 import {ago, count, memory} from "./numbers.js";
-import {partnersOf, predictPanel} from "./predict.js";
+import {predictPanel} from "./predict.js";
 import {badge, isOver, STATUS_WORDS, stagesPanel} from "./progress.js";
 import {Selection} from "./selection.js";
 
@@ -23,31 +23,81 @@ export async function showStudy(main, name, who, signal) {
   const made = h("details", {class: "made"}, h("summary", {}, "How it was made"));
   const analysis = h("div", {class: "analysis"});
   const title = h("h1", {tabindex: "-1"}, name);
-  main.replaceChildren(h("div", {class: "study-head"}, h("p", {class: "kicker"}, h("a", {href: "#/"}, "Studies"), " /"), title, facts, buttons, links, trouble), progress.root, analysis, made);
+  main.replaceChildren(
+    h(
+      "div",
+      {class: "study-head"},
+      h("p", {class: "kicker"}, h("a", {href: "#/"}, "Studies"), " /"),
+      title,
+      facts,
+      buttons,
+      links,
+      trouble,
+    ),
+    progress.root,
+    analysis,
+    made,
+  );
 
+  const selection = new Selection();
   let shown = null;
+  let linked = null;
+  let analysing = new AbortController();
   const update = (now) => {
     if (study.status !== now.status) announce(`${name}: ${STATUS_WORDS[now.status] ?? now.status}`);
     study = now;
-    facts.replaceChildren(badge(now.status), ...[now.tasks !== null && count(now.tasks, "task"), now.updated && `changed ${ago(now.updated)}`].filter(Boolean).map((words) => h("span", {}, words)));
-    trouble.replaceChildren(...(now.message ? [h("p", {class: now.status === "failed" ? "problem" : "warning"}, now.message)] : []));
+    facts.replaceChildren(
+      badge(now.status),
+      ...[now.tasks !== null && count(now.tasks, "task"), now.updated && `changed ${ago(now.updated)}`]
+        .filter(Boolean)
+        .map((words) => h("span", {}, words)),
+    );
+    trouble.replaceChildren(
+      ...(now.message ? [h("p", {class: now.status === "failed" ? "problem" : "warning"}, now.message)] : []),
+    );
     buttons.replaceChildren(...actions(name, now, mayWrite, maySubmit, update, trouble, listen));
     progress.update(now);
-    const ready = now.status === "finished" || now.stages.some((stage) => stage.name === "affinity" && stage.state === "done");
+    const ready =
+      now.status === "finished" || now.stages.some((stage) => stage.name === "affinity" && stage.state === "done");
     // Of a study that stands the way there matters less than what it found.
     const past = ready && isOver(now.status);
     if (past) made.append(progress.root);
     else if (made.contains(progress.root)) analysis.before(progress.root);
     made.hidden = !past;
-    const stamp = JSON.stringify([ready, now.groups, now.fidelity, now.report, now.can_predict, isOver(now.status)]);
+    const files = JSON.stringify([ready, now.groups, now.report, now.status]);
+    if (files !== linked) links.replaceChildren(...fileLinks(name, now, ready, signal));
+    linked = files;
+    // A run that goes on may make other affinities and groups: then their seconds are others.
+    const seconds = now.stages
+      .filter((stage) => stage.state === "done" && ["affinity", "groups"].includes(stage.name))
+      .map((stage) => stage.seconds);
+    const stamp = JSON.stringify([
+      ready,
+      now.groups,
+      now.fidelity,
+      now.can_predict,
+      ready ? seconds : isOver(now.status),
+    ]);
     if (stamp === shown) return;
     shown = stamp;
-    links.replaceChildren(...fileLinks(name, now, ready, signal));
-    if (ready) showAnalysis(analysis, name, now, signal);
-    else analysis.replaceChildren(h("p", {class: "missing"}, isOver(now.status) ? "There is no affinity matrix: the study ended before it was made." : "The affinity matrix, groups and predictions appear here when the stage “affinity” is done."));
+    analysing.abort();
+    analysing = new AbortController();
+    if (ready) showAnalysis(analysis, name, now, selection, AbortSignal.any([signal, analysing.signal]));
+    else
+      analysis.replaceChildren(
+        h(
+          "p",
+          {class: "missing"},
+          isOver(now.status)
+            ? "There is no affinity matrix: the study ended before it was made."
+            : "The affinity matrix, groups and predictions appear here when the stage “affinity” is done.",
+        ),
+      );
   };
+  let listening = false;
   const listen = () => {
-    if (isOver(study.status)) return;
+    if (listening || isOver(study.status)) return;
+    listening = true;
     follow(
       address("studies", name, "events"),
       (event, data) => event === "state" && update(JSON.parse(data)),
@@ -55,7 +105,13 @@ export async function showStudy(main, name, who, signal) {
       (connected) => facts.classList.toggle("offline", !connected),
     )
       .then(() => signal.aborted || getJson(address("studies", name), {signal}).then(update))
-      .catch((error) => signal.aborted || trouble.replaceChildren(problem(error, listen)));
+      .catch((error) => signal.aborted || trouble.replaceChildren(problem(error, listen)))
+      .finally(() => {
+        listening = false;
+        // A stream may end early, and a run may have been continued meanwhile; a broken one waits for the reader.
+        if (!signal.aborted && !trouble.querySelector("[role=alert]"))
+          setTimeout(() => signal.aborted || listen(), 1000);
+      });
   };
   update(study);
   listen();
@@ -81,16 +137,27 @@ function actions(name, study, mayWrite, maySubmit, update, trouble, listen) {
   };
   if (mayWrite && !isOver(study.status)) {
     return [
-      act("Cancel the run", async () => {
-        const sure = await ask(`Cancel ${name}?`, h("p", {}, "What is finished is kept: the same config goes on from there."), "Cancel the run", "Let it run");
-        if (sure) await postJson(address("studies", name, "cancel"), {});
-      }, "danger"),
+      act(
+        "Cancel the run",
+        async () => {
+          const sure = await ask(
+            `Cancel ${name}?`,
+            h("p", {}, "What is finished is kept: the same config goes on from there."),
+            "Cancel the run",
+            "Let it run",
+          );
+          if (sure) await postJson(address("studies", name, "cancel"), {});
+        },
+        "danger",
+      ),
     ];
   }
   if (maySubmit && ["failed", "cancelled", "unfinished"].includes(study.status)) {
     return [
       act("Continue", async () => {
-        const config = await request(address("studies", name, "config"), {accept: "application/yaml"}).then((response) => response.text());
+        const config = await request(address("studies", name, "config"), {accept: "application/yaml"}).then(
+          (response) => response.text(),
+        );
         await postJson(address("studies"), {name, config, until: "report"});
       }),
     ];
@@ -118,7 +185,18 @@ function fileLinks(name, study, ready, signal) {
     const list = await getJson(address("studies", name, "models"), {signal}).then(
       (answer) =>
         answer.models.length
-          ? h("ul", {}, answer.models.map(({path, bytes}) => h("li", {}, file(path, address("studies", name, "models", path), path.split("/").pop()), ` ${memory(bytes)}`)))
+          ? h(
+              "ul",
+              {},
+              answer.models.map(({path, bytes}) =>
+                h(
+                  "li",
+                  {},
+                  file(path, address("studies", name, "models", path), path.split("/").pop()),
+                  ` ${memory(bytes)}`,
+                ),
+              ),
+            )
           : h("p", {class: "note"}, "No group models yet: the stage “group models” trains them."),
       (error) => problem(error),
     );
@@ -134,14 +212,16 @@ function fileLinks(name, study, ready, signal) {
   ].filter(Boolean);
 }
 
-function showAnalysis(root, name, study, signal) {
-  const selection = new Selection();
-  const heatmap = heatmapPanel(selection, study);
+function showAnalysis(root, name, study, selection, signal) {
+  const heatmap = heatmapPanel(selection, study, signal);
   const predict = predictPanel(name, study, selection, signal);
   const groups = groupsPanel(name, study, selection, signal, (found) => heatmap.group(found));
   const fidelity = fidelityPanel(name, study, signal);
-  heatmap.whenPartners((task) => partnersOf(predict, task));
-  root.replaceChildren(h("div", {class: "left"}, heatmap.root, fidelity.root), h("div", {class: "right"}, predict.root, groups.root));
+  heatmap.whenPartners(predict.askPartners);
+  root.replaceChildren(
+    h("div", {class: "left"}, heatmap.root, fidelity.root),
+    h("div", {class: "right"}, predict.root, groups.root),
+  );
   const load = async () => {
     heatmap.loading();
     try {
