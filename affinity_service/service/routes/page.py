@@ -10,11 +10,11 @@ from starlette.responses import FileResponse, Response
 
 from affinity_service.service.errors import not_found
 
-STATIC = Path(__file__).parents[1] / "static"
-# Everything from here and nothing from elsewhere; reports are shown in a frame without an origin.
+STATIC = Path(__file__).parents[1] / "page"
+# Everything from here and nothing from elsewhere, nothing inline.
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-    "font-src 'self'; frame-src 'self' blob:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
 _FILE = re.compile(r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+\Z")
 router = APIRouter(include_in_schema=False)
