@@ -108,7 +108,8 @@ class Cluster:
         self.nodes.append(node)
         end = time.monotonic() + PATIENCE
         while "Ray runtime started" not in (self.root / log).read_text():
-            assert node.poll() is None and time.monotonic() < end, (self.root / log).read_text()
+            if node.poll() is not None or time.monotonic() > end:
+                pytest.fail(f"no node after {PATIENCE} s:\n{(self.root / log).read_text()}")
             time.sleep(0.1)
         return node
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ DRAWS = 200
 
 
 def example_errors(
-    rows: Sequence[TaskRows | None],
+    rows: Iterable[tuple[int, TaskRows]],
+    tasks: int,
     subsets: Sequence[Sequence[int]],
     coordinates: Sequence[NDArray[np.float32]],
     seed: int,
@@ -26,21 +27,19 @@ def example_errors(
 
     Parameters
     ----------
-    rows : validation rows by task.
+    rows : tasks with their validation rows; one task's are held at a time.
+    tasks : T.
     subsets : M; those of three or more tasks are averaged, as in the matrix, a pair stands for itself where no larger
         subset holds it.
     coordinates : per subset, see ``SubsetEstimates``. own_coordinates : h of them are of each task alone; where rows
         have products, one number per task follows those, by which the products with its mean are multiplied.
     """
-    tasks = len(rows)
     errors = np.zeros((tasks, tasks))
     holding: list[list[int]] = [[] for _ in range(tasks)]
     for index, subset in enumerate(subsets):
         for task in subset if len(subset) > 1 else ():
             holding[task].append(index)
-    for receiver, own in enumerate(rows):
-        if own is None or tasks < 3:
-            continue
+    for receiver, own in rows if tasks >= 3 else ():
         holders = holding[receiver]
         # (sources, subsets): how a partner's affinity averages the subsets.
         weights = np.zeros((tasks, len(holders)))
