@@ -1,7 +1,8 @@
 """The study folder: files that are either whole or absent, and stages that are either done or continued.
 
 Works on any pyarrow filesystem. Locally a file is written beside its name as `.part` and renamed; an object store
-shows a file only once it is closed. A stage is done when its manifest, written last, carries its fingerprint.
+shows a file only once it is closed, and may fail for a while, see ``retrying.py``. A stage is done when its manifest,
+written last, carries its fingerprint.
 """
 
 from __future__ import annotations
@@ -12,24 +13,34 @@ import hashlib
 import json
 import os
 import posixpath
+import re
 import shutil
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
 
 from affinity_service.errors import UserError
+from affinity_service.retrying import patiently
 
+Result = TypeVar("Result")
 SCHEMA_VERSION = 1
 # What a user can mend about the place that a study lies in.
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+
+
+# What an object store says of wrong names and rights.
+_REFUSED = re.compile(
+    r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|EXPIRED_TOKEN|INVALID_CLIENT_TOKEN"
+    r"|HTTP status 40[13]|PERMISSION_DENIED|UNAUTHENTICATED"
+)
 
 
 def fingerprint(content: Any) -> str:
@@ -51,9 +62,13 @@ class UnfinishedStage:
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """Names below one root; names use `/` whatever the storage. Cheap to pickle, so actors receive it as it is."""
+    """Names below one root; names use `/` whatever the storage. Cheap to pickle, so actors receive it as it is.
+
+    `patience`: seconds that an operation on a remote storage waits for it; see ``retrying.patiently``.
+    """
 
     root: str
+    patience: float | None = field(default=None, compare=False)
     _filesystem: dict[str, fs.SubTreeFileSystem] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -64,7 +79,7 @@ class StudyFolder:
         return cls(text.rstrip("/"))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (StudyFolder, (self.root,))
+        return (StudyFolder, (self.root, self.patience))
 
     @property
     def is_local(self) -> bool:
@@ -77,18 +92,52 @@ class StudyFolder:
                 self._filesystem["fs"] = fs.SubTreeFileSystem(self.root, fs.LocalFileSystem())
             else:
                 try:
-                    filesystem, base = fs.FileSystem.from_uri(self.root)
+                    # Asks for the bucket's region where the URI has none.
+                    filesystem, base = patiently(
+                        f"study {self.root}", lambda: fs.FileSystem.from_uri(self.root), self.patience
+                    )
                 except (pa.ArrowException, OSError) as error:
                     raise UserError(f"study {self.root}: not a storage that pyarrow can open: {error}") from error
                 self._filesystem["fs"] = fs.SubTreeFileSystem(base, filesystem)
         return self._filesystem["fs"]
 
+    def _asking(self, name: str, action: Callable[[fs.SubTreeFileSystem], Result]) -> Result:
+        """What the action on the file system gives; a remote one is waited for while it fails.
+
+        Raises
+        ------
+        StorageError
+            It failed for too long.
+        UserError
+            It refuses us, or there is no such bucket.
+        """
+        if self.is_local:
+            return action(self.filesystem)
+        try:
+            return patiently(f"study {self.root}: `{name}`", lambda: action(self.filesystem), self.patience)
+        except OSError as error:
+            if not _REFUSED.search(str(error)):
+                raise
+            raise UserError(
+                f"study {self.root}: `{name}`: the storage refuses us: {error}; check the bucket's name and the "
+                "credentials of this machine, and of every node"
+            ) from error
+
+    def reading(self, name: str, parse: Callable[[pa.NativeFile], Result]) -> Result:
+        """What `parse` makes of the file, which it may seek in; called again when a remote storage fails meanwhile."""
+
+        def read(filesystem: fs.SubTreeFileSystem) -> Result:
+            with filesystem.open_input_file(name) as stream:
+                return parse(stream)
+
+        return self._asking(name, read)
+
     def exists(self, name: str) -> bool:
-        return self.filesystem.get_file_info(name).type == fs.FileType.File
+        return self._asking(name, lambda tree: tree.get_file_info(name)).type == fs.FileType.File
 
     def sizes(self, names: Sequence[str]) -> dict[str, int]:
         """Bytes per file that exists."""
-        infos = self.filesystem.get_file_info(list(names)) if names else []
+        infos = self._asking(names[0], lambda tree: tree.get_file_info(list(names))) if names else []
         return {info.path: info.size for info in infos if info.type == fs.FileType.File}
 
     def list(self, prefix: str, suffix: str = "") -> list[str]:
@@ -97,7 +146,7 @@ class StudyFolder:
         selector = fs.FileSelector(folder, allow_not_found=True, recursive=True)
         return sorted(
             info.path
-            for info in self.filesystem.get_file_info(selector)
+            for info in self._asking(prefix, lambda tree: tree.get_file_info(selector))
             if info.type == fs.FileType.File
             and info.path.startswith(prefix)
             and info.path.endswith(suffix)
@@ -136,10 +185,13 @@ class StudyFolder:
             with tempfile.NamedTemporaryFile() as scratch:
                 with pa.OSFile(scratch.name, "wb") as stream:
                     yield stream
-                tree = self.filesystem
-                tree.base_fs.create_dir(posixpath.dirname(posixpath.join(tree.base_path, name)), recursive=True)
-                with open(scratch.name, "rb") as source, self.filesystem.open_output_stream(name) as target:
-                    shutil.copyfileobj(source, target, 1 << 22)
+
+                def upload(tree: fs.SubTreeFileSystem) -> None:
+                    tree.base_fs.create_dir(posixpath.dirname(posixpath.join(tree.base_path, name)), recursive=True)
+                    with open(scratch.name, "rb") as source, tree.open_output_stream(name) as target:
+                        shutil.copyfileobj(source, target, 1 << 22)
+
+                self._asking(name, upload)
             return
         target = Path(self.root, name)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -158,8 +210,7 @@ class StudyFolder:
             stream.write(content)
 
     def read_bytes(self, name: str) -> bytes:
-        with self.filesystem.open_input_stream(name) as stream:
-            return stream.read()
+        return self.reading(name, lambda stream: stream.read())
 
     def write_json(self, name: str, content: Any) -> None:
         self.write_bytes(name, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
@@ -177,22 +228,26 @@ class StudyFolder:
         if self.is_local:
             return Path(self.root, name)
         cache = Path(tempfile.gettempdir(), f"affinity-cache-{os.getuid()}", fingerprint(self.root))
-        info = self.filesystem.get_file_info(name)
+        info = self._asking(name, lambda tree: tree.get_file_info(name))
         copy = cache / f"{name}.{info.mtime_ns or 0}.{info.size}"
         if not copy.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
             part = copy.with_name(f"{copy.name}.{os.getpid()}.part")
-            with self.filesystem.open_input_stream(name) as source, part.open("wb") as target:
-                shutil.copyfileobj(source, target, 1 << 22)
+
+            def fetch(source: pa.NativeFile) -> None:
+                with part.open("wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 22)
+
+            self.reading(name, fetch)
             os.replace(part, copy)
         return copy
 
     def delete(self, prefix: str) -> None:
         """Remove a file, or everything below a folder named with a trailing `/`."""
         if prefix.endswith("/"):
-            self.filesystem.delete_dir_contents(prefix.rstrip("/"), missing_dir_ok=True)
+            self._asking(prefix, lambda tree: tree.delete_dir_contents(prefix.rstrip("/"), missing_dir_ok=True))
         elif self.exists(prefix):
-            self.filesystem.delete_file(prefix)
+            self._asking(prefix, lambda tree: _delete_file(tree, prefix))
 
     # --- stages ---------------------------------------------------------------------------------------------
 
@@ -268,3 +323,9 @@ class StudyFolder:
         }
         self.write_json(f"stages/{stage}.json", manifest)
         self.delete(f"stages/{stage}.part.json")
+
+
+def _delete_file(tree: fs.SubTreeFileSystem, name: str) -> None:
+    """A try that was answered by an error may have deleted it all the same."""
+    with contextlib.suppress(FileNotFoundError):
+        tree.delete_file(name)

@@ -7,3 +7,7 @@ obvious, what to do. The command line prints it without a traceback and leaves w
 
 class UserError(ValueError):
     """Wrong input: data, config, query or study folder. The message says what to change."""
+
+
+class StorageError(UserError):
+    """A remote storage that still failed when the patience with it was over; later it may answer again."""

@@ -11,11 +11,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from affinity_service.artifacts import StudyFolder
-from affinity_service.errors import UserError
+from affinity_service.errors import StorageError, UserError
 
 LOCK = "driver.lock"
 # An object store has no locks: the holder renews a lease, and one not renewed for so long has died.
@@ -76,14 +77,16 @@ def _file_lock(folder: StudyFolder) -> Iterator[Callable[[], None]]:
 @contextlib.contextmanager
 def _lease(folder: StudyFolder) -> Iterator[Callable[[], None]]:
     mine = _holder()
+    # Renewing must not wait for a failing storage beyond the lease: it would take back what another took over.
+    hasty = replace(folder, patience=RENEW_SECONDS / 3)
 
-    def check() -> None:
+    def check(folder: StudyFolder = folder) -> None:
         found = folder.read_json(LOCK) if folder.exists(LOCK) else {}
         if found.get("token") != mine["token"]:
             raise _refusal(folder, found)
 
     def renew() -> None:
-        folder.write_json(LOCK, {**mine, "renewed": time.time()})
+        hasty.write_json(LOCK, {**mine, "renewed": time.time()})
 
     if folder.exists(LOCK):
         found = folder.read_json(LOCK)
@@ -98,9 +101,11 @@ def _lease(folder: StudyFolder) -> Iterator[Callable[[], None]]:
     def keep() -> None:
         while not stop.wait(RENEW_SECONDS):
             # A storage that fails for a moment must not end the run; the lease outlasts several tries.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, StorageError):
                 try:
-                    check()
+                    check(hasty)
+                except StorageError:
+                    continue
                 except UserError:
                     return
                 renew()
@@ -113,5 +118,5 @@ def _lease(folder: StudyFolder) -> Iterator[Callable[[], None]]:
         stop.set()
         thread.join()
         with contextlib.suppress(UserError):
-            check()
-            folder.delete(LOCK)
+            check(hasty)
+            hasty.delete(LOCK)

@@ -38,6 +38,7 @@ from affinity_service.errors import UserError
 from affinity_service.fitting.task_rows import TaskRows
 from affinity_service.gradients.added_rows import anchor_with, rows_with
 from affinity_service.gradients.new_task import NewTask, extended_space, with_heads
+from affinity_service.tables import safetensors_header
 from affinity_service.tasks.suite import Suite, Task
 
 FOLDER = "added/"
@@ -117,8 +118,7 @@ def _all_facts(folder: StudyFolder) -> dict[str, dict[str, Any]]:
     """What is no tensor, by file; of any features."""
     found = {}
     for name in folder.list(FOLDER, ".safetensors"):
-        with folder.filesystem.open_input_stream(name) as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        header = folder.reading(name, safetensors_header)
         # Other files are none of ours.
         if _FACTS in header.get("__metadata__", {}):
             found[name] = json.loads(header["__metadata__"][_FACTS])

@@ -13,7 +13,7 @@ from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.config_models import PretrainedConfig
 from affinity_service.engine.deepspeed_settings import settings_file
-from affinity_service.engine.session import ENVIRONMENT, PACKAGE
+from affinity_service.engine.session import ENVIRONMENT, PACKAGE, passed_on
 from affinity_service.errors import UserError
 from affinity_service.version import CARRIED, provenance
 
@@ -111,7 +111,7 @@ def package(
         base = config.base.model_copy(update={"deepspeed": DEEPSPEED_NAME})
         config = config.model_copy(update={"base": base})
     (stage / CONFIG_NAME).write_text(config.to_yaml(), encoding="utf-8")
-    variables = dict(ENVIRONMENT)
+    variables = {**ENVIRONMENT, **passed_on(os.environ)}
     environment: dict[str, Any] = {"working_dir": str(stage), "env_vars": variables}
     if not installed:
         environment["py_modules"] = [str(PACKAGE)]

@@ -14,7 +14,8 @@ from pyarrow import fs
 from affinity_service.artifacts import StudyFolder, fingerprint
 from affinity_service.config import ResourceConfig
 from affinity_service.engine.session import beside
-from affinity_service.errors import UserError
+from affinity_service.errors import StorageError, UserError
+from affinity_service.retrying import patiently
 
 log = logging.getLogger("affinity_service")
 
@@ -31,8 +32,7 @@ def scratch_of(folder: StudyFolder, resources: ResourceConfig, attempt: str) -> 
     """
     place = posixpath.join(_root(folder, resources), fingerprint(folder.root)[:12], attempt)
     try:
-        filesystem, path = fs.FileSystem.from_uri(place)
-        filesystem.create_dir(path, recursive=True)
+        patiently(f"scratch {place}", lambda: _make(place))
     except (pa.ArrowException, OSError) as error:
         raise UserError(
             f"scratch {place}: cannot be made ({error}); set resources.scratch to a writable path"
@@ -49,10 +49,21 @@ def _root(folder: StudyFolder, resources: ResourceConfig) -> str:
     return str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "affinity_service")
 
 
+def _make(place: str) -> None:
+    filesystem, path = fs.FileSystem.from_uri(place)
+    filesystem.create_dir(path, recursive=True)
+
+
+def _remove(place: str) -> None:
+    filesystem, path = fs.FileSystem.from_uri(place)
+    # An object store has no folder left where nothing was written.
+    if filesystem.get_file_info(path).type != fs.FileType.NotFound:
+        filesystem.delete_dir(path)
+
+
 def remove_scratch(place: str) -> None:
     """Checkpoints of a finished stage are of no use; what cannot be removed is said, not raised."""
     try:
-        filesystem, path = fs.FileSystem.from_uri(place)
-        filesystem.delete_dir(path)
-    except (pa.ArrowException, OSError) as error:
+        patiently(f"scratch {place}", lambda: _remove(place))
+    except (pa.ArrowException, OSError, StorageError) as error:
         log.warning("scratch %s could not be removed: %s", place, error)

@@ -19,6 +19,7 @@ import affinity_service
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import ResourceConfig
 from affinity_service.errors import UserError
+from affinity_service.retrying import PATIENCE
 
 # Read by Ray processes at their start. The health poll is what each report of Ray Train waits for (2 s by default);
 # passive waiting matters where several processes share cores; a process that asked for no GPU must not see one.
@@ -29,6 +30,8 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
+# Of the driver's own, where it has them.
+PASSED_ON = (PATIENCE,)
 PACKAGE = Path(affinity_service.__file__).parent
 # Ready configs train on two workers; on a machine with one core the two share it.
 LOCAL_CPUS = 2
@@ -116,12 +119,18 @@ def runtime_environment(process: Mapping[str, str], carry_package: bool) -> dict
     """
     job = json.loads(process.get(JOB_ENVIRONMENT, "{}"))
     given = (job.get("runtime_env") or {}).get("env_vars") or {}
-    variables = {name: process.get(name, value) for name, value in ENVIRONMENT.items() if name not in given}
+    wanted = {**ENVIRONMENT, **passed_on(process)}
+    variables = {name: process.get(name, value) for name, value in wanted.items() if name not in given}
     environment: dict[str, Any] = {"env_vars": variables}
     if carry_package and not job:
         # The workers run the code of this driver, whatever else is installed there.
         environment["py_modules"] = [str(PACKAGE)]
     return environment
+
+
+def passed_on(process: Mapping[str, str]) -> dict[str, str]:
+    """The variables of this package that processes elsewhere are to have as well."""
+    return {name: process[name] for name in PASSED_ON if name in process}
 
 
 def gpus_per_worker(resources: ResourceConfig) -> float:

@@ -62,8 +62,7 @@ def write_shard(
 
 
 def shard_facts(folder: StudyFolder, index: int) -> dict[str, float]:
-    with folder.filesystem.open_input_file(shard_name(index)) as stream:
-        found = pa.ipc.open_file(stream).schema.metadata or {}
+    found = folder.reading(shard_name(index), lambda stream: pa.ipc.open_file(stream).schema.metadata) or {}
     return {name.decode(): float(value) for name, value in found.items()}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,7 +18,7 @@ from affinity_service.config_text_suites import LanguageSource
 from affinity_service.errors import UserError
 from affinity_service.evaluation.outcomes import GROUPS
 from affinity_service.stages import estimates_identity
-from affinity_service.tables import read_table
+from affinity_service.tables import read_table, safetensors_header
 from affinity_service.tasks.units import loss_unit
 
 # What one step takes from a loss is shown in millionths of it.
@@ -210,11 +209,9 @@ def _results(folder: StudyFolder) -> pd.DataFrame | None:
 
 
 def _weights(folder: StudyFolder) -> dict[str, list[int]] | None:
-    """From the head of the file alone: a whole model may train."""
     if not folder.exists("base_model/model.safetensors"):
         return None
-    with folder.filesystem.open_input_stream("base_model/model.safetensors") as stream:
-        head = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    head = folder.reading("base_model/model.safetensors", safetensors_header)
     return {name: entry["shape"] for name, entry in head.items() if name != "__metadata__"}
 
 

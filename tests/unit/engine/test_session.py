@@ -19,6 +19,11 @@ def test_workers_of_a_cluster_get_variables_and_code():
     assert [module.rsplit("/", 1)[1] for module in found["py_modules"]] == ["affinity_service"]
 
 
+def test_our_own_variables_reach_the_workers_where_they_are_set():
+    found = runtime_environment({"AFFINITY_STORAGE_PATIENCE": "7", "AFFINITY_OTHER": "1"}, carry_package=False)
+    assert found["env_vars"] == {**ENVIRONMENT, "AFFINITY_STORAGE_PATIENCE": "7"}
+
+
 @pytest.mark.parametrize(("cores", "asked"), [(8, [None]), (2, [None]), (1, [None, 2])])
 def test_a_machine_of_one_core_is_given_to_two_workers(cores, asked, monkeypatch):
     started = []
