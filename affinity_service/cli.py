@@ -26,6 +26,7 @@ from affinity_service.cli_output import (
     print_networks,
     right,
 )
+from affinity_service.cli_serve import serve, tokens
 from affinity_service.errors import UserError
 
 app = typer.Typer(
@@ -36,6 +37,8 @@ app = typer.Typer(
     help="Which tasks to train together, told from gradients at one base model.",
 )
 app.add_typer(importing, name="import")
+app.add_typer(tokens, name="token")
+app.command()(serve)
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML config; ray_jobs/configs holds ready ones.")]
 StudyPath = Annotated[str, typer.Argument(help="Study folder, or a URI such as s3://bucket/study.")]

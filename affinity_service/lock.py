@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from affinity_service.artifacts import StudyFolder
 from affinity_service.errors import StorageError, UserError
 
@@ -36,6 +38,39 @@ def driver_lock(folder: StudyFolder) -> Iterator[Callable[[], None]]:
     """
     with _file_lock(folder) if folder.is_local else _lease(folder) as check:
         yield check
+
+
+def is_held(folder: StudyFolder) -> bool:
+    """Whether a driver is at work on the study, as far as can be seen without disturbing it: of a local folder, that
+    the process which left its name lives, if it is one of this machine.
+
+    Trying the lock itself could turn a driver away that begins just then.
+    """
+    try:
+        holder = folder.read_json(LOCK) if folder.exists(LOCK) else {}
+        if not folder.is_local:
+            return time.time() - float(holder.get("renewed", 0)) < LEASE_SECONDS
+        if holder.get("host") != socket.gethostname():
+            return False
+        begun = psutil.Process(int(holder["pid"])).create_time()
+        # A later process may have got the number.
+        return begun <= Path(folder.root, LOCK).stat().st_mtime + 1 and _has_open(folder, int(holder["pid"]))
+    except (OSError, UserError, KeyError, TypeError, ValueError, AttributeError, psutil.Error):
+        return False
+
+
+def _has_open(folder: StudyFolder, process: int) -> bool:
+    """Whether the process still has the file of the lock open, where the system tells: it may live on without it."""
+    place = Path("/proc", str(process), "fd")
+    if not place.is_dir():
+        return True
+    own = Path(folder.root, LOCK).stat()
+    for link in place.iterdir():
+        with contextlib.suppress(OSError):
+            found = link.stat()
+            if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):
+                return True
+    return False
 
 
 def _holder() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from affinity_service.engine.context import StageContext
 from affinity_service.errors import UserError
 from affinity_service.lock import driver_lock
 from affinity_service.planning import refuse_if_too_large
+from affinity_service.progress import ProgressFile, Several
 from affinity_service.reporter import Reporter
 from affinity_service.stages import SUITE, Stage, check_stage_name, identities_of, stages_of
 from affinity_service.tasks import Suite, load_suite
@@ -47,6 +48,8 @@ def run_study(
     admitted = described = False
     with contextlib.ExitStack() as stack:
         check_lock = stack.enter_context(driver_lock(folder))
+        # From here on the study is ours, and so is the file that says how it goes.
+        reporter = Several(reporter, ProgressFile(folder))
         for stage in stages:
             if stage.optional and stage.name != until:
                 continue

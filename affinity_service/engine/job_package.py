@@ -42,15 +42,18 @@ def study_location(study: str | None, config: Config) -> str:
     return StudyFolder.at(study or Path("studies", config.name)).root
 
 
-def working_dir(config: Config, given: Path | None, config_path: Path) -> Path | None:
-    """The folder that travels with the job: the one asked for, or the config's when it names a function of yours.
+def working_dir(config: Config, given: Path | None, config_path: Path | None) -> Path | None:
+    """The folder that travels with the job: the one asked for, or the config's when it names a function of yours. A
+    config that lies in no file names functions of what is installed.
 
     Raises
     ------
     UserError
         There is no such folder.
     """
-    folder = given or (config_path.absolute().parent if getattr(config.data, "function", None) else None)
+    folder = given
+    if folder is None and config_path is not None and getattr(config.data, "function", None):
+        folder = config_path.absolute().parent
     if folder is not None and not folder.is_dir():
         raise UserError(f"--working-dir {folder}: no folder there")
     return folder
@@ -104,7 +107,12 @@ def package(
     if folder is not None:
         _copy(folder, stage)
     stage.mkdir(parents=True, exist_ok=True)
-    shutil.copy(ENTRY, stage / ENTRY.name)
+    entry = ["-m", "affinity_service", "run"]
+    options = ["--address", "auto"]
+    # A copy of the package that a cluster carried to its nodes comes without the script.
+    if ENTRY.is_file():
+        shutil.copy(ENTRY, stage / ENTRY.name)
+        entry, options = [ENTRY.name], []
     if config.base.deepspeed is not None:
         # The ready-made ones lie beside the package, which travels alone.
         shutil.copy(settings_file(config.base.deepspeed), stage / DEEPSPEED_NAME)
@@ -117,7 +125,7 @@ def package(
         environment["py_modules"] = [str(PACKAGE)]
         variables[CARRIED] = provenance().model_dump_json()
     return Package(
-        entrypoint=shlex.join(["python", ENTRY.name, CONFIG_NAME, "--study", study, "--until", until]),
+        entrypoint=shlex.join(["python", *entry, CONFIG_NAME, "--study", study, "--until", until, *options]),
         runtime_env=environment,
         metadata={"name": config.name, "study": study},
     )

@@ -82,38 +82,42 @@ class Jobs:
 
     def submit(
         self,
-        config_path: Path,
+        config: Config | Path,
         study: str | None = None,
         folder: Path | None = None,
         installed: bool = False,
         until: str = "report",
+        job: str | None = None,
     ) -> Submitted:
-        """Start the study as a job. `folder` travels with it; the package too unless it is `installed` there."""
-        config = Config.load(config_path)
-        folder = working_dir(config, folder, config_path)
+        """Start the study of a config, or of the file of one, as a job.
+
+        `folder` travels with it, of a file that names a function of yours its own folder; the package too unless it is
+        `installed` there. `job` is its id, a fresh one when absent.
+        """
+        path = None if isinstance(config, Config) else config
+        config = config if isinstance(config, Config) else Config.load(config)
+        folder = working_dir(config, folder, path)
         check_data_paths(config, folder)
         location = study_location(study, config)
         with tempfile.TemporaryDirectory() as directory, self._explained():
-            job = package(config, location, folder, installed, Path(directory, "job"), until)
+            packed = package(config, location, folder, installed, Path(directory, "job"), until)
             name = self.client.submit_job(
-                entrypoint=job.entrypoint,
-                runtime_env=job.runtime_env,
-                metadata=job.metadata,
-                submission_id=f"{config.name}-{uuid.uuid4().hex[:8]}",
+                entrypoint=packed.entrypoint,
+                runtime_env=packed.runtime_env,
+                metadata=packed.metadata,
+                submission_id=job or fresh_id(config),
             )
         return Submitted(name, location)
 
     def state(self, job: str) -> JobState:
         with self._explained(job):
-            info = self.client.get_job_info(job)
-        return JobState(
-            id=job,
-            status=str(info.status.value),
-            message=info.message or "",
-            study=(info.metadata or {}).get("study"),
-            started=info.start_time / 1000 if info.start_time else None,
-            ended=info.end_time / 1000 if info.end_time else None,
-        )
+            return _state(job, self.client.get_job_info(job))
+
+    def states(self) -> dict[str, JobState]:
+        """Of every submitted job that the cluster knows, by id."""
+        with self._explained():
+            found = self.client.list_jobs()
+        return {info.submission_id: _state(info.submission_id, info) for info in found if info.submission_id}
 
     def logs(self, job: str) -> str:
         with self._explained(job):
@@ -169,6 +173,41 @@ class Jobs:
             if "status code 404" in str(error) or "Version check" in str(error):
                 raise UserError(f"--address {self.address}: what answers there is no Ray dashboard") from error
             raise
+
+
+def dashboard_of_cluster() -> str:
+    """The http address of the dashboard of the cluster that this process belongs to.
+
+    Raises
+    ------
+    UserError
+        The cluster has none: it was started without one.
+    """
+    import ray
+    from ray.dashboard.utils import ray_address_to_api_server_url
+
+    try:
+        return str(ray_address_to_api_server_url(ray.get_runtime_context().gcs_address))
+    except (ValueError, RuntimeError, ConnectionError) as error:
+        raise UserError(
+            f"this Ray cluster has no dashboard, through which jobs are submitted ({error}); start its head with one, "
+            "or name its address by --dashboard URL"
+        ) from error
+
+
+def fresh_id(config: Config) -> str:
+    return f"{config.name}-{uuid.uuid4().hex[:8]}"
+
+
+def _state(job: str, info: Any) -> JobState:
+    return JobState(
+        id=job,
+        status=str(info.status.value),
+        message=info.message or "",
+        study=(info.metadata or {}).get("study"),
+        started=info.start_time / 1000 if info.start_time else None,
+        ended=info.end_time / 1000 if info.end_time else None,
+    )
 
 
 def _url(address: str) -> str:

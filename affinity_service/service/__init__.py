@@ -1,0 +1,1 @@
+"""Studies over HTTP: a FastAPI app, and its deployment on Ray Serve."""

@@ -1,0 +1,150 @@
+"""Which job works on which study: a small record in the study folder, and whoever runs jobs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+
+from affinity_service.artifacts import StudyFolder
+from affinity_service.config import Config
+from affinity_service.errors import UserError
+
+if TYPE_CHECKING:
+    from affinity_service.engine.jobs import Jobs, JobState
+
+RECORD = "job.json"
+PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED = "PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED"
+# So long an answer of the cluster is taken for the present.
+FRESH_SECONDS = 1.0
+# The ends of so many jobs are remembered; they do not change.
+MOST_ENDED = 10_000
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What the service leaves in a study folder, so that the relation outlives the service and the cluster's head."""
+
+    id: str
+    until: str
+    submitted: float
+    cancelled: bool = False
+
+    def write(self, folder: StudyFolder) -> None:
+        folder.write_json(RECORD, asdict(self))
+
+    @classmethod
+    def read(cls, folder: StudyFolder) -> JobRecord | None:
+        """None where there is none that can be read."""
+        try:
+            if not folder.exists(RECORD):
+                return None
+            found = folder.read_json(RECORD)
+            return cls(
+                str(found["id"]), str(found["until"]), float(found["submitted"]), bool(found.get("cancelled", False))
+            )
+        except (OSError, UserError, KeyError, TypeError, ValueError, pa.ArrowException):
+            return None
+
+
+@dataclass(frozen=True)
+class JobInfo:
+    """How a job goes, in Ray's words for it; times in seconds since 1970."""
+
+    id: str
+    status: str
+    message: str = ""
+    started: float | None = None
+    ended: float | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.status in (SUCCEEDED, FAILED, STOPPED)
+
+
+class JobRunner(Protocol):
+    """Whoever runs studies. Methods raise UserError when nobody can be reached."""
+
+    def submit(self, job: str, config: Config, study: str, until: str) -> None:
+        """Start a job of this id."""
+
+    def state(self, job: str) -> JobInfo | None:
+        """None for a job that is not known (any more)."""
+
+    def cancel(self, job: str) -> JobInfo | None: ...
+
+    def logs(self, job: str) -> str | None: ...
+
+
+class RayJobs:
+    """Jobs of the Ray cluster that the service runs in, or of the one with a dashboard at `address`."""
+
+    def __init__(self, address: str | None, installed: bool) -> None:
+        self.address, self.installed = address, installed
+        self._jobs: Jobs | None = None
+        self._lock = threading.Lock()
+        self._ended: OrderedDict[str, JobInfo] = OrderedDict()
+        self._asked, self._known = float("-inf"), dict[str, JobInfo]()
+
+    def _client(self) -> Jobs:
+        from affinity_service.engine.jobs import Jobs, dashboard_of_cluster
+
+        if self._jobs is None:
+            self._jobs = Jobs(self.address or dashboard_of_cluster())
+        return self._jobs
+
+    def submit(self, job: str, config: Config, study: str, until: str) -> None:
+        try:
+            self._client().submit(config, study, installed=self.installed, until=until, job=job)
+        finally:
+            with self._lock:
+                self._asked = float("-inf")
+
+    def state(self, job: str) -> JobInfo | None:
+        with self._lock:
+            if job in self._ended:
+                return self._ended[job]
+            if time.monotonic() - self._asked > FRESH_SECONDS:
+                # One question for all studies of a page, not one each.
+                self._known = {own: _info(state) for own, state in self._asking().items()}
+                self._asked = time.monotonic()
+                for own, info in self._known.items():
+                    if info.over:
+                        self._ended[own] = info
+                while len(self._ended) > MOST_ENDED:
+                    self._ended.popitem(last=False)
+            return self._known.get(job)
+
+    def _asking(self) -> dict[str, JobState]:
+        try:
+            return self._client().states()
+        except UserError:
+            # A head that was started again has another address.
+            self._jobs = None
+            raise
+
+    def cancel(self, job: str) -> JobInfo | None:
+        with self._lock:
+            self._asked = float("-inf")
+        try:
+            return _info(self._client().cancel(job, patience=20.0))
+        except UserError as error:
+            if "no job `" in str(error):
+                return None
+            raise
+
+    def logs(self, job: str) -> str | None:
+        try:
+            return self._client().logs(job)
+        except UserError as error:
+            if "no job `" in str(error):
+                return None
+            raise
+
+
+def _info(state: Any) -> JobInfo:
+    return JobInfo(state.id, state.status, state.message, state.started, state.ended)

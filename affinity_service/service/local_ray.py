@@ -1,0 +1,135 @@
+"""A Ray of the service's own on this machine, with ports and a token of its own: others may run beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from affinity_service.errors import UserError
+
+# Whoever looks for the cluster of this machine looks elsewhere. Short, as a socket's path has 107 characters at most.
+PLACE = Path(tempfile.gettempdir(), f"affinity-ray-{os.getuid()}")
+PATIENCE_SECONDS = 180.0
+LEAST_CPUS = 2
+PORTS = ("port", "ray-client-server-port", "dashboard-agent-grpc-port", "dashboard-grpc-port", "metrics-export-port")
+_PR_SET_PDEATHSIG = 1
+
+
+@contextlib.contextmanager
+def local_ray() -> Iterator[None]:
+    """Start a head, connect to it, and end it with the block, or with this process however that ends.
+
+    ``ray.init`` would start one as well, but at a fixed port for job agents: beside another Ray it takes no jobs.
+
+    Raises
+    ------
+    UserError
+        It does not start.
+    """
+    import ray
+
+    from affinity_service.engine.session import ENVIRONMENT, runtime_environment
+
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # The token lives in the environment of this process and of what it starts, and nowhere else.
+    os.environ |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_TMPDIR": str(PLACE),
+        "RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0"),
+    }
+    # Both would send us to another cluster.
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        os.environ.pop(name, None)
+    # Jobs start `python`: it shall be this one.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    with _head() as address:
+        environment = runtime_environment(os.environ, carry_package=False)
+        ray.init(address, logging_level=logging.WARNING, log_to_driver=False, runtime_env=environment)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _head() -> Iterator[str]:
+    PLACE.mkdir(mode=0o700, exist_ok=True)
+    if PLACE.stat().st_uid != os.getuid():
+        raise UserError(f"{PLACE} belongs to somebody else: set TMPDIR to a folder of your own")
+    ports = dict(zip((*PORTS, "dashboard-port"), _free_ports(len(PORTS) + 1), strict=True))
+    options = [f"--{name}={port}" for name, port in ports.items()]
+    options += ["--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]
+    options += ["--node-ip-address=127.0.0.1", f"--num-cpus={max(LEAST_CPUS, os.cpu_count() or 1)}"]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--temp-dir={PLACE / 'ray'}", "--block"]
+    with tempfile.NamedTemporaryFile("w+", prefix="affinity-ray-", suffix=".log") as log:
+        process = subprocess.Popen(
+            [*command, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C is for the service, which then ends it in order.
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
+        )
+        try:
+            _wait(process, (ports["port"], ports["dashboard-port"]), Path(log.name))
+            yield f"127.0.0.1:{ports['port']}"
+        finally:
+            _end(process)
+
+
+def _end_with_parent() -> None:
+    """Runs in the child: a service that is killed must not leave a cluster that holds its port."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def _wait(process: subprocess.Popen[bytes], ports: tuple[int, ...], log: Path) -> None:
+    end, missing = time.monotonic() + PATIENCE_SECONDS, list(ports)
+    while missing and process.poll() is None and time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", missing[0]), timeout=1).close()
+            missing.pop(0)
+        except OSError:
+            time.sleep(0.2)
+    if missing:
+        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        raise UserError(f"a local Ray does not start: {' '.join(said[-5:])[-1000:] or 'it says nothing'}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """The head and whatever it started, and nothing else."""
+    try:
+        started = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    for each in (psutil.Process(process.pid), *started) if process.poll() is None else started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(started, timeout=10)

@@ -1,0 +1,130 @@
+"""What a study leaves to take along: fidelity, models, the report."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+from fastapi import APIRouter
+from fastapi import Path as InPath
+from starlette.responses import Response, StreamingResponse
+
+from affinity_service.artifacts import StudyFolder
+from affinity_service.service.context import Own, Reader, StudyName, answers
+from affinity_service.service.errors import JSON, not_found
+from affinity_service.service.names import inside
+from affinity_service.service.schemas import Models
+
+router = APIRouter(prefix="/v1/studies/{name}", tags=["files"])
+# Folders with models, and what of them is one: weights, and the settings of adapters.
+FOLDERS, SUFFIXES = ("base_model/", "group_models/"), (".safetensors", ".json")
+FIDELITY, REPORT = "fidelity.json", "report/index.html"
+PIECE = 1 << 20
+# Nothing in a report runs, and it is nobody's origin: it shows names that came with the data.
+REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
+
+
+@router.get("/fidelity", responses={**answers(404), 200: {"content": {"application/json": {"schema": {}}}}})
+async def get_fidelity(service: Own, _: Reader, name: StudyName) -> Response:
+    """How far the estimates were from true trainings, by truth, estimator and metric."""
+
+    def work() -> Any:
+        folder = service.catalogue.see(name).folder
+        if not folder.exists(FIDELITY):
+            raise not_found(
+                f"study `{name}` was not validated",
+                "no_fidelity",
+                "`affinity validate` trains sampled subsets for real",
+            )
+        return folder.read_json(FIDELITY)
+
+    return JSON(await service.quick.run(work))
+
+
+@router.get("/models", response_model=Models, responses=answers(404))
+async def list_models(service: Own, _: Reader, name: StudyName) -> dict[str, Any]:
+    """Weights as safetensors and adapters in peft's form."""
+
+    def work() -> dict[str, int]:
+        return _models(service.catalogue.see(name).folder)
+
+    found = await service.quick.run(work)
+    return {"models": [{"path": path, "bytes": size} for path, size in sorted(found.items())]}
+
+
+@router.get(
+    "/models/{path:path}",
+    response_class=Response,
+    responses={
+        **answers(404),
+        200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
+    },
+)
+async def get_model(
+    service: Own,
+    _: Reader,
+    name: StudyName,
+    path: Annotated[str, InPath(max_length=1000, examples=["base_model/model.safetensors"])],
+) -> Response:
+    """One of the files that the list names."""
+
+    def work() -> tuple[pa.NativeFile, int]:
+        folder = service.catalogue.see(name).folder
+        size = _models(folder).get(path)
+        if size is None:
+            raise not_found(f"study `{name}` has no such model", hint="GET …/models lists them")
+        return folder.filesystem.open_input_stream(path), size
+
+    stream, size = await service.quick.run(work)
+    kind = "application/json" if path.endswith(".json") else "application/octet-stream"
+    # The list holds plain names only, so that they fit into a header.
+    saved = f'attachment; filename="{path.rsplit("/", 1)[-1]}"'
+    headers = {"content-length": str(size), "content-disposition": saved}
+    return StreamingResponse(_pieces(stream, size), media_type=kind, headers=headers)
+
+
+def _models(folder: StudyFolder) -> dict[str, int]:
+    """Bytes by path; no link that leads out of the study's folder, no name that needs escaping."""
+    names = [name for place in FOLDERS for name in folder.list(place) if name.endswith(SUFFIXES) and _plain(name)]
+    if folder.is_local:
+        names = [name for name in names if inside(Path(folder.root, name), Path(folder.root))]
+    return folder.sizes(names)
+
+
+def _plain(name: str) -> bool:
+    return name.isascii() and name.isprintable() and not set('"\\%;') & set(name)
+
+
+async def _pieces(stream: pa.NativeFile, size: int) -> AsyncIterator[bytes]:
+    """As many bytes as were promised, read in threads."""
+    try:
+        left = size
+        while left:
+            piece = await asyncio.to_thread(stream.read, min(PIECE, left))
+            if not piece:
+                return
+            left -= len(piece)
+            yield piece
+    finally:
+        stream.close()
+
+
+@router.get(
+    "/report",
+    response_class=Response,
+    responses={**answers(404), 200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+)
+async def get_report(service: Own, _: Reader, name: StudyName) -> Response:
+    """The report: one page that fetches nothing and runs no script."""
+
+    def work() -> bytes:
+        folder = service.catalogue.see(name).folder
+        if not folder.exists(REPORT):
+            raise not_found(f"study `{name}` has no report yet", "no_report")
+        return folder.read_bytes(REPORT)
+
+    content = await service.quick.run(work)
+    return Response(content, media_type="text/html", headers={"content-security-policy": REPORT_POLICY})

@@ -1,0 +1,124 @@
+"""Studies: which there are, how they stand, starting and stopping them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from affinity_service.service.context import Own, Reader, StudyName, Writer, answers
+from affinity_service.service.errors import ApiError
+from affinity_service.service.events import event_stream
+from affinity_service.service.names import after_cursor, cursor_of
+from affinity_service.service.schemas import Detail, NewStudy, Studies, Summary, Tasks
+from affinity_service.service.status import CONFIG
+
+router = APIRouter(prefix="/v1/studies", tags=["studies"])
+Cursor = Annotated[str | None, Query(description="the `next` of the page before", max_length=500)]
+MOST_LOG_BYTES = 8 << 20
+
+
+@router.get("", response_model=Studies, responses=answers())
+async def list_studies(
+    service: Own, _: Reader, limit: Annotated[int, Query(ge=1, le=200)] = 50, cursor: Cursor = None
+) -> dict[str, Any]:
+    """Studies by name."""
+    after = after_cursor(cursor)
+    found, more = await service.quick.run(service.catalogue.page, limit, after)
+    following = cursor_of(found[-1].name) if more and found else None
+    return {"studies": [each.to_json() for each in found], "next": following}
+
+
+@router.post("", response_model=Summary, status_code=201, responses=answers(409, 413, 415))
+async def submit_study(service: Own, _: Writer, body: NewStudy) -> dict[str, Any]:
+    """Start a study as a job. The same name again continues where it stopped."""
+    if not service.settings.can_submit:
+        raise ApiError(403, "this service starts no studies", "no_submit")
+    made = await service.slow.run(service.starter.start, body.name, body.config, body.until)
+    return made.to_json()
+
+
+@router.get("/{name}", response_model=Detail, responses=answers(404))
+async def get_study(service: Own, _: Reader, name: StudyName) -> dict[str, Any]:
+    """How a study stands, stage by stage."""
+    return await service.quick.run(service.catalogue.detail, name)
+
+
+@router.get(
+    "/{name}/events",
+    response_class=Response,
+    responses={**answers(404, 429), 200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
+async def watch_study(service: Own, _: Reader, name: StudyName) -> Response:
+    """Server-sent events: `state` with what GET of the study holds whenever that changes, `end` after the last."""
+    return await event_stream(service, name)
+
+
+@router.post("/{name}/cancel", response_model=Summary, responses=answers(404, 409, 413, 415))
+async def cancel_study(service: Own, _: Writer, name: StudyName) -> dict[str, Any]:
+    """Stop the job at work; what is finished stays and can be continued."""
+    if not service.settings.can_submit:
+        raise ApiError(403, "this service stops no studies", "no_submit")
+    stopped = await service.slow.run(service.starter.stop, name)
+    return stopped.to_json()
+
+
+@router.get(
+    "/{name}/logs",
+    response_class=Response,
+    responses={**answers(404), 200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def get_logs(
+    service: Own,
+    _: Reader,
+    name: StudyName,
+    wanted: Annotated[int, Query(alias="bytes", ge=1, le=MOST_LOG_BYTES)] = 65536,
+) -> Response:
+    """The end of what the job has printed."""
+
+    def work() -> bytes:
+        record = service.catalogue.see(name).record
+        text = service.catalogue.runner.logs(record.id) if record is not None else None
+        if text is None:
+            raise ApiError(404, f"no job of study `{name}` has a log here", "no_logs")
+        return text.encode("utf-8", "replace")[-wanted:]
+
+    content = await service.quick.run(work)
+    # A character may have been cut in two.
+    return Response(content.decode("utf-8", "ignore"), media_type="text/plain; charset=utf-8")
+
+
+@router.get(
+    "/{name}/config",
+    response_class=Response,
+    responses={**answers(404), 200: {"content": {"application/yaml": {"schema": {"type": "string"}}}}},
+)
+async def get_config(service: Own, _: Reader, name: StudyName) -> Response:
+    """The config with every default filled in, as the study ran."""
+
+    def work() -> bytes:
+        seen = service.catalogue.see(name)
+        if CONFIG not in seen.files:
+            raise ApiError(404, f"study `{name}` has not begun yet", "not_ready")
+        return seen.folder.read_bytes(CONFIG)
+
+    return Response(await service.quick.run(work), media_type="application/yaml")
+
+
+@router.get("/{name}/tasks", response_model=Tasks, responses=answers(404, 409))
+async def list_tasks(
+    service: Own,
+    _: Reader,
+    name: StudyName,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Cursor = None,
+) -> dict[str, Any]:
+    """Tasks in the order of the matrix, with their kinds and numbers of examples."""
+    after = after_cursor(cursor)
+    if after is not None and not (after.isascii() and after.isdigit() and len(after) < 10):
+        raise ApiError(422, "cursor: expected the `next` of the page before", field="cursor")
+    start = int(after) if after is not None else 0
+    entries = await service.ask(name, lambda study: study.summary["tasks"])
+    end = start + limit
+    return {"tasks": entries[start:end], "next": cursor_of(str(end)) if end < len(entries) else None}
