@@ -7,10 +7,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from affinity_service.fitting.task_rows import TaskRows
 
 DRAWS = 200
+# Of some draws at a time, how often each example was drawn.
+_NUMBERS = 1 << 17
 
 
 def example_errors(
@@ -67,10 +70,20 @@ def example_errors(
                 along[members, column] = coordinates[index][-len(members) :]
             z += own.products.to(z) @ torch.from_numpy(along).to(z)
         values = own.losses(z) @ contrast.T
-        counts = np.random.default_rng([seed, receiver]).multinomial(len(own), [1 / len(own)] * len(own), size=draws)
-        drawn = torch.from_numpy(counts / len(own)).to(own.features) @ values
-        errors[receiver, partners] = drawn.std(dim=0).double().cpu().numpy()
+        errors[receiver, partners] = _spread(values, np.random.default_rng([seed, receiver]), draws)
     return errors
+
+
+def _spread(values: Tensor, generator: np.random.Generator, draws: int) -> NDArray[np.float64]:
+    """(k,) standard deviations of the mean of values (n, k) over its n examples drawn again."""
+    n = len(values)
+    chances = np.full(n, 1 / n)
+    means = []
+    together = max(1, _NUMBERS // n)
+    for start in range(0, draws, together):
+        counts = generator.multinomial(n, chances, size=min(together, draws - start))
+        means.append(torch.from_numpy(counts / n).to(values) @ values)
+    return torch.cat(means).std(dim=0).double().cpu().numpy()
 
 
 def _of_task(coordinates: NDArray[np.float32], slot: int, head: int, rows: TaskRows) -> NDArray[np.float32]:
