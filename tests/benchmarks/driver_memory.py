@@ -3,8 +3,8 @@
 500 tasks and up to a million rows of 64 numbers (`--tasks`, `--rows`, `--dimension`). The feature store is made
 directly, of random numbers in its own format, and the stages before the fits are marked as done: a driver that only
 starts fits and gathers the matrix cannot tell the difference, and a training that fills a million rows would take
-hours. Each size is one `affinity run … --until affinity` in a process of its own with a local Ray; what is measured is that process, the
-driver, not Ray's, which hold the rows in the object store and in the workers.
+hours. Each size is one run up to the affinity stage in a process of its own with a local Ray; what is measured is that
+process, the driver, not Ray's, which hold the rows in the object store and in the workers.
 
 Printed are the driver's largest resident set, that of its own pages alone at the end of the affinity stage, and the
 bytes of the features. What still grows with the rows is the suite itself, 5 bytes per label, which the driver reads.
