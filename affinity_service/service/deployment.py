@@ -3,6 +3,7 @@ of a KubeRay RayService; its arguments are the fields of ``ServiceSettings``."""
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -32,6 +33,9 @@ def build(settings: ServiceSettings) -> Application:
 
         # Names on the hub are looked up in its cache, never fetched while somebody waits.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        # What went wrong is looked for where Serve writes its lines.
+        for handler in logging.getLogger("ray.serve").handlers:
+            logging.getLogger("affinity_service").addHandler(handler)
         return create_app(settings, RayJobs(settings.dashboard, settings.installed))
 
     @serve.deployment(

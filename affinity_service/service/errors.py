@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from affinity_service.errors import UserError
 
@@ -33,10 +33,8 @@ CODES = {
 LONGEST = 2000
 
 
-class JSON(Response):
+class JSON(JSONResponse):
     """ASCII only, so that no text that was sent can be one that cannot be written; no NaN."""
-
-    media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()

@@ -87,11 +87,8 @@ def serve_until_stopped(
         The port is taken, or Serve already runs on the cluster with other settings.
     """
     port = free(host, port)
-    from affinity_service.engine.session import connected
-    from affinity_service.service.local_ray import local_ray
-
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    with local_ray() if address is None else connected(address), _signals() as stop:
+    with _ray(address), _signals() as stop:
         from ray import serve
 
         from affinity_service.service.deployment import NAME, build
@@ -101,7 +98,7 @@ def serve_until_stopped(
                 f"--address {address}: Ray Serve runs on this cluster already, with addresses of its own; stop it "
                 "with `serve shutdown`, or deploy affinity_service.service.deployment:build by a Serve config"
             )
-        serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"}, logging_config=_quiet())
+        serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"})
         try:
             serve.run(build(settings), name=NAME, route_prefix="/", blocking=False)
             shown = f"[{host}]" if ":" in host else host
@@ -113,9 +110,14 @@ def serve_until_stopped(
                 serve.shutdown()
 
 
-def _quiet() -> dict[str, object]:
-    """A line per request belongs into the metrics."""
-    return {"log_level": "WARNING", "enable_access_log": False}
+def _ray(address: str | None) -> contextlib.AbstractContextManager[None]:
+    if address is None:
+        from affinity_service.service.local_ray import local_ray
+
+        return local_ray()
+    from affinity_service.engine.session import connected
+
+    return connected(address)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from affinity_service.errors import UserError
 PLACE = Path(tempfile.gettempdir(), f"affinity-ray-{os.getuid()}")
 PATIENCE_SECONDS = 180.0
 LEAST_CPUS = 2
-PORTS = ("port", "ray-client-server-port", "dashboard-agent-grpc-port", "dashboard-grpc-port", "metrics-export-port")
+PORTS = ("port", "ray-client-server-port", "dashboard-agent-grpc-port", "metrics-export-port")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -39,24 +39,25 @@ def local_ray() -> Iterator[None]:
     UserError
         It does not start.
     """
-    import ray
-
-    from affinity_service.engine.session import ENVIRONMENT, runtime_environment
-
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    # The token lives in the environment of this process and of what it starts, and nowhere else.
+    # Ray reads them when it is imported. The token lives in the environment of this process and of what it starts,
+    # and nowhere else.
     os.environ |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_TMPDIR": str(PLACE),
         "RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0"),
     }
-    # Both would send us to another cluster.
-    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+    # Both would send us to another cluster, and the file holds another token.
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN_PATH"):
         os.environ.pop(name, None)
     # Jobs start `python`: it shall be this one.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    import ray
+
+    from affinity_service.engine.session import ENVIRONMENT, runtime_environment
+
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     with _head() as address:
         environment = runtime_environment(os.environ, carry_package=False)
         ray.init(address, logging_level=logging.WARNING, log_to_driver=False, runtime_env=environment)
@@ -74,7 +75,7 @@ def _head() -> Iterator[str]:
     ports = dict(zip((*PORTS, "dashboard-port"), _free_ports(len(PORTS) + 1), strict=True))
     options = [f"--{name}={port}" for name, port in ports.items()]
     options += ["--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]
-    options += ["--node-ip-address=127.0.0.1", f"--num-cpus={max(LEAST_CPUS, os.cpu_count() or 1)}"]
+    options += [f"--num-cpus={max(LEAST_CPUS, os.cpu_count() or 1)}"]
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--temp-dir={PLACE / 'ray'}", "--block"]
     with tempfile.NamedTemporaryFile("w+", prefix="affinity-ray-", suffix=".log") as log:
         process = subprocess.Popen(
@@ -121,15 +122,14 @@ def _wait(process: subprocess.Popen[bytes], ports: tuple[int, ...], log: Path) -
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """The head and whatever it started, and nothing else."""
+    """The head and whatever it started, and nothing else. Asked to end, it would drain itself for half a minute."""
     try:
         started = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
-        return
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(10)
-    for each in (psutil.Process(process.pid), *started) if process.poll() is None else started:
+        started = []
+    process.kill()
+    process.wait()
+    for each in started:
         with contextlib.suppress(psutil.NoSuchProcess):
             each.kill()
     psutil.wait_procs(started, timeout=10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,6 @@ from starlette.responses import Response, StreamingResponse
 from affinity_service.artifacts import StudyFolder
 from affinity_service.service.context import Own, Reader, StudyName, answers
 from affinity_service.service.errors import JSON, not_found
-from affinity_service.service.names import inside
 from affinity_service.service.schemas import Models
 
 router = APIRouter(prefix="/v1/studies/{name}", tags=["files"])
@@ -88,10 +88,15 @@ async def get_model(
 
 def _models(folder: StudyFolder) -> dict[str, int]:
     """Bytes by path; no link that leads out of the study's folder, no name that needs escaping."""
-    names = [name for place in FOLDERS for name in folder.list(place) if name.endswith(SUFFIXES) and _plain(name)]
-    if folder.is_local:
-        names = [name for name in names if inside(Path(folder.root, name), Path(folder.root))]
-    return folder.sizes(names)
+    names = _local_files(Path(folder.root)) if folder.is_local else [n for place in FOLDERS for n in folder.list(place)]
+    return folder.sizes([name for name in names if name.endswith(SUFFIXES) and _plain(name)])
+
+
+def _local_files(root: Path) -> list[str]:
+    """Links are not followed, of folders either."""
+    walks = (os.walk(root / place) for place in FOLDERS if not (root / place).is_symlink())
+    paths = [Path(top, name) for walk in walks for top, _, names in walk for name in names]
+    return [path.relative_to(root).as_posix() for path in paths if not path.is_symlink()]
 
 
 def _plain(name: str) -> bool:
