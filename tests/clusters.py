@@ -92,6 +92,7 @@ class Cluster:
             "RAY_AUTH_TOKEN_PATH": str(self.root / "token"),
             "RAY_TMPDIR": str(self.root),  # where `auto` looks, so that it finds this head and no other
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": str(PATIENCE),
             **self.variables,
         }
 

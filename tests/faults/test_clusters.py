@@ -13,7 +13,7 @@ import pytest
 from tests.clusters import QUICK_DEATH, Cluster, cluster, is_running, kill_tree
 from tests.faults.driving import PATIENCE, REPEATS, driving, none_again, pieces, same_matrix, with_base_model
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 SHARDS, TILES = "gradients/shard-*.arrow", "fits/tile-*.parquet"
 
 

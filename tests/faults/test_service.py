@@ -24,7 +24,7 @@ from affinity_service import Study
 from tests.clusters import clean, is_running, kill_tree
 from tests.faults.driving import PATIENCE, REPEATS, none_again, pieces, same_matrix, with_base_model
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 # Statuses that say: ask again.
 RETRYABLE = {429, 500, 502, 503, 504}
 BACK_WITHIN = 30.0
