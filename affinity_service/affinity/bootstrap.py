@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from affinity_service.fitting.task_rows import TaskRows
 
 DRAWS = 200
+# Of some draws at a time, how often each example was drawn.
+_NUMBERS = 1 << 17
 
 
 def example_errors(
-    rows: Sequence[TaskRows | None],
+    rows: Iterable[tuple[int, TaskRows]],
+    tasks: int,
     subsets: Sequence[Sequence[int]],
     coordinates: Sequence[NDArray[np.float32]],
     seed: int,
@@ -26,21 +30,19 @@ def example_errors(
 
     Parameters
     ----------
-    rows : validation rows by task.
+    rows : tasks with their validation rows; one task's are held at a time.
+    tasks : T.
     subsets : M; those of three or more tasks are averaged, as in the matrix, a pair stands for itself where no larger
         subset holds it.
     coordinates : per subset, see ``SubsetEstimates``. own_coordinates : h of them are of each task alone; where rows
         have products, one number per task follows those, by which the products with its mean are multiplied.
     """
-    tasks = len(rows)
     errors = np.zeros((tasks, tasks))
     holding: list[list[int]] = [[] for _ in range(tasks)]
     for index, subset in enumerate(subsets):
         for task in subset if len(subset) > 1 else ():
             holding[task].append(index)
-    for receiver, own in enumerate(rows):
-        if own is None or tasks < 3:
-            continue
+    for receiver, own in rows if tasks >= 3 else ():
         holders = holding[receiver]
         # (sources, subsets): how a partner's affinity averages the subsets.
         weights = np.zeros((tasks, len(holders)))
@@ -68,10 +70,20 @@ def example_errors(
                 along[members, column] = coordinates[index][-len(members) :]
             z += own.products.to(z) @ torch.from_numpy(along).to(z)
         values = own.losses(z) @ contrast.T
-        counts = np.random.default_rng([seed, receiver]).multinomial(len(own), [1 / len(own)] * len(own), size=draws)
-        drawn = torch.from_numpy(counts / len(own)).to(own.features) @ values
-        errors[receiver, partners] = drawn.std(dim=0).double().cpu().numpy()
+        errors[receiver, partners] = _spread(values, np.random.default_rng([seed, receiver]), draws)
     return errors
+
+
+def _spread(values: Tensor, generator: np.random.Generator, draws: int) -> NDArray[np.float64]:
+    """(k,) standard deviations of the mean of values (n, k) over its n examples drawn again."""
+    n = len(values)
+    chances = np.full(n, 1 / n)
+    means = []
+    together = max(1, _NUMBERS // n)
+    for start in range(0, draws, together):
+        counts = generator.multinomial(n, chances, size=min(together, draws - start))
+        means.append(torch.from_numpy(counts / n).to(values) @ values)
+    return torch.cat(means).std(dim=0).double().cpu().numpy()
 
 
 def _of_task(coordinates: NDArray[np.float32], slot: int, head: int, rows: TaskRows) -> NDArray[np.float32]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from affinity_service.affinity.bootstrap import example_errors
@@ -16,6 +17,8 @@ from affinity_service.affinity.estimates import stated_moment
 from affinity_service.affinity.matrix import AffinityMatrix, matrix_from_estimates
 from affinity_service.artifacts import fingerprint
 from affinity_service.engine.context import StageContext, StageOutcome
+from affinity_service.fitting.task_rows import TaskRows
+from affinity_service.gradients.store import LAYOUT, rows_by_task
 from affinity_service.grouping import centre_rows, cluster
 from affinity_service.grouping.constraints import constraints_of
 from affinity_service.grouping.direct import Predict, descend
@@ -52,27 +55,31 @@ def estimate_affinity(context: StageContext) -> StageOutcome:
 
 
 def _example_errors(context: StageContext, subsets: Sequence[Sequence[int]], fits: pa.Table) -> NDArray[np.float64]:
-    import torch
-
-    from affinity_service.fitting.task_rows import split_by_task
-    from affinity_service.gradients.store import FeatureStore
-
-    store = FeatureStore(context.folder)
-    rows = store.rows(VALIDATION)
-    own = store.own_coordinates
-    if context.config.solution == "ridge":
-        # Fits by a penalty move no heads, and nothing along a subset's own means.
-        shared = rows.features.shape[1] - own
-        rows, own = replace(rows, features=rows.features[:, :shared], products=None), 0
-    arrays = (rows.features, rows.margins, rows.targets, rows.task_of_row.astype(np.int64))
-    features, margins, targets, task_of_row = (torch.from_numpy(array.copy()) for array in arrays)
-    squared = [task.kind == "regression" for task in context.suite.tasks]
-    products = None if rows.products is None else torch.from_numpy(rows.products)
-    by_task = split_by_task(features, margins, targets, task_of_row, squared, products)
     weights = fits["weights"].combine_chunks()
     coordinates = np.split(weights.values.to_numpy(), weights.offsets.to_numpy()[1:-1])
-    seed = context.config.fits.seed
-    return example_errors(by_task, subsets, coordinates, seed, own_coordinates=own)
+    own = context.folder.read_json(LAYOUT).get("own_coordinates", 0)
+    # Fits by a penalty move no heads, and nothing along a subset's own means.
+    frozen = context.config.solution == "ridge"
+    return example_errors(
+        _validation_rows(context, own if frozen else 0),
+        len(context.suite.tasks),
+        subsets,
+        coordinates,
+        context.config.fits.seed,
+        own_coordinates=0 if frozen else own,
+    )
+
+
+def _validation_rows(context: StageContext, left_out: int) -> Iterator[tuple[int, TaskRows]]:
+    """Task by task, without the last `left_out` coordinates where those stay as they are. The driver holds one task's
+    rows, however many there are."""
+    frozen = context.config.solution == "ridge"
+    for rows in rows_by_task(context.folder, VALIDATION):
+        task = int(rows.task_of_row[0])
+        features = rows.features[:, : rows.features.shape[1] - left_out]
+        products = None if rows.products is None or frozen else torch.from_numpy(rows.products)
+        columns = (torch.from_numpy(array.astype(np.float32)) for array in (features, rows.margins, rows.targets))
+        yield task, TaskRows(*columns, context.suite.tasks[task].kind == "regression", products)
 
 
 def group_tasks(context: StageContext) -> StageOutcome:

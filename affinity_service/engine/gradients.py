@@ -21,7 +21,7 @@ from affinity_service.config import Config
 from affinity_service.config_models import PretrainedConfig
 from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.placement import workers_with_room
-from affinity_service.engine.pool import ACTOR_RETRIES, map_unordered, result
+from affinity_service.engine.pool import ActorPool
 from affinity_service.engine.session import actor_options
 from affinity_service.evaluation.flops import flop_counter
 from affinity_service.gradients.anchor import ANCHOR, build_anchor, read_anchor, write_anchor
@@ -45,7 +45,7 @@ log = logging.getLogger("affinity_service")
 class GradientActor:
     """Holds the base model; computes and writes one piece per call.
 
-    The suite comes with every call, not to the constructor: an actor that is started again then finds it.
+    The suite comes with every call: it lies in the object store once, whichever actors come and go.
     """
 
     def __init__(self, config: Config, folder: StudyFolder) -> None:
@@ -143,25 +143,21 @@ def compute_gradients(context: StageContext) -> StageOutcome:
     if config.gradients.gpus is not None:
         resources = resources.model_copy(update={"gpus": float(config.gradients.gpus)})
     workers = workers_with_room("gradients", wanted, resources, context.warn)
-    actors = [
-        GradientActor.options(**actor_options(resources), **ACTOR_RETRIES).remote(  # type: ignore[attr-defined]
-            config, folder
-        )
-        for _ in range(workers)
-    ]
+    options = actor_options(resources)
+    pool = ActorPool(lambda: GradientActor.options(**options).remote(config, folder), workers)  # type: ignore[attr-defined]
     if not folder.exists(ANCHOR):
         missing = context.unfinished([sums_name(index) for index in range(shards)], "gradient sums")
-        for done, _ in enumerate(map_unordered(lambda actor, i: actor.sums.remote(reference, i), actors, missing), 1):
+        sums = pool.map_unordered(lambda actor, shard: actor.sums.remote(reference, shard), missing)
+        for done, _ in enumerate(sums, 1):
             context.progress(done, len(missing), "gradient sums")
-        result(actors[0].anchor.remote(reference, shards))
+        list(pool.map_unordered(lambda actor, count: actor.anchor.remote(reference, count), [shards]))
     folder.delete(SUMS)
     missing = context.unfinished(shard_names, "shards")
     done = shards - len(missing)
-    for _ in map_unordered(lambda actor, shard: actor.compute.remote(reference, shard), actors, missing):
+    for _ in pool.map_unordered(lambda actor, shard: actor.compute.remote(reference, shard), missing):
         done += 1
         context.progress(done, shards, "gradient shards")
-    for actor in actors:
-        ray.kill(actor)
+    pool.end()
     costs = [shard_facts(folder, index) for index in range(shards)]
     anchor = read_anchor(folder)
     coordinates = config.gradients.reduction in ("subspace", "exact")

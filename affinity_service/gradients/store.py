@@ -5,7 +5,8 @@ Rows are sorted by split, task and example, and cut into shards of equal length,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,23 @@ def shard_facts(folder: StudyFolder, index: int) -> dict[str, float]:
     return {name.decode(): float(value) for name, value in found.items()}
 
 
+def _open(folder: StudyFolder, name: str) -> dict[str, NDArray[Any]]:
+    """The columns of a shard, mapped."""
+    try:
+        batch = pa.ipc.open_file(pa.memory_map(str(folder.local_path(name)))).get_batch(0)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"study {folder.root}: `{name}` cannot be read ({error}); remove it and run the study again"
+        ) from error
+    arrays = {}
+    for column_name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if isinstance(column, pa.FixedSizeListArray):
+            arrays[column_name] = column.values.to_numpy().reshape(-1, column.type.list_size)
+        else:
+            arrays[column_name] = column.to_numpy()
+    return arrays
+
+
 @dataclass(frozen=True)
 class FeatureRows:
     """Rows sorted by task: features (N, d), margins, targets, task_of_row and example (N,); products (N, T) with the
@@ -88,26 +106,10 @@ class FeatureStore:
         self.own_coordinates: int = layout.get("own_coordinates", 0)
         # Of a row with the means outside the basis.
         self.products: int = layout.get("products", 0)
-        self._shards = [self._open(folder, shard_name(index)) for index in range(layout["shards"])]
+        self._shards = [_open(folder, shard_name(index)) for index in range(layout["shards"])]
         self._split, self._task = (self._column(name) for name in ("split", "task"))
         starts = np.cumsum([0, *(len(shard["split"]) for shard in self._shards)])
         self._starts = starts.tolist()
-
-    @staticmethod
-    def _open(folder: StudyFolder, name: str) -> dict[str, NDArray[Any]]:
-        try:
-            batch = pa.ipc.open_file(pa.memory_map(str(folder.local_path(name)))).get_batch(0)
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(
-                f"study {folder.root}: `{name}` cannot be read ({error}); remove it and run the study again"
-            ) from error
-        arrays = {}
-        for column_name, column in zip(batch.schema.names, batch.columns, strict=True):
-            if isinstance(column, pa.FixedSizeListArray):
-                arrays[column_name] = column.values.to_numpy().reshape(-1, column.type.list_size)
-            else:
-                arrays[column_name] = column.to_numpy()
-        return arrays
 
     def _column(self, name: str) -> NDArray[Any]:
         return np.concatenate([shard[name] for shard in self._shards])
@@ -120,7 +122,7 @@ class FeatureStore:
         wanted = self._split == split
         if tasks is not None:
             wanted &= np.isin(self._task, list(tasks))
-        names = ["features", "margin", "target", "task", "example", *(["products"] if self.products else [])]
+        names = _columns(self.products)
         pieces: dict[str, list[NDArray[Any]]] = {n: [] for n in names}
         for shard, start in zip(self._shards, self._starts, strict=False):
             local = np.flatnonzero(wanted[start : start + len(shard["split"])])
@@ -132,5 +134,38 @@ class FeatureStore:
                 parts.append(shard[name][chosen])
         if not pieces["task"]:
             raise UserError(f"the feature store has no rows of tasks {tasks}")
-        joined = {name: np.concatenate(parts) for name, parts in pieces.items()}
-        return FeatureRows(*(joined.get(name) for name in (*names[:5], "products")))  # type: ignore[arg-type]
+        return _joined(pieces)
+
+
+def rows_by_task(folder: StudyFolder, split: int) -> Iterator[FeatureRows]:
+    """The rows of one split, a task at a time in the order of the tasks; a task without rows is left out. Holds the
+    rows of one task, and one shard mapped, however long the store is."""
+    layout: dict[str, Any] = folder.read_json(LAYOUT)
+    names = _columns(layout.get("products", 0))
+    held: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
+    for index in range(layout["shards"]):
+        shard = _open(folder, shard_name(index))
+        # Sorted by split, then task.
+        start, end = (int(np.searchsorted(shard["split"], split, side)) for side in ("left", "right"))
+        task = shard["task"][start:end]
+        cuts = [start, *(start + 1 + np.flatnonzero(np.diff(task))).tolist(), end]
+        for low, high in itertools.pairwise(cuts):
+            if low == high:
+                continue
+            if held["task"] and held["task"][0][0] != shard["task"][low]:
+                yield _joined(held)
+                held = {name: [] for name in names}
+            for name, parts in held.items():
+                # A copy, so that the shard's pages can go.
+                parts.append(shard[name][low:high].copy())
+    if held["task"]:
+        yield _joined(held)
+
+
+def _columns(products: int) -> list[str]:
+    """Names in a shard, in the order of FeatureRows."""
+    return ["features", "margin", "target", "task", "example", *(["products"] if products else [])]
+
+
+def _joined(pieces: Mapping[str, list[NDArray[Any]]]) -> FeatureRows:
+    return FeatureRows(*(np.concatenate(parts) for parts in pieces.values()))

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import secrets
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 
 from affinity_service import Study
 from affinity_service.engine.session import ENVIRONMENT
 from affinity_service.version import provenance
+from tests.clusters import Cluster, cluster, free_port
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(650)]
-BIN = Path(sys.executable).parent
 
 MODULE = """
 import sys
@@ -59,97 +49,11 @@ SETTINGS = {
 }
 
 
-@dataclass(frozen=True)
-class Head:
-    """A cluster of one CPU, where whatever could wait for each other would. `environment` has its token, and finds it
-    as `auto`."""
-
-    url: str
-    environment: dict[str, str]
-
-    def affinity(self, *arguments: object, **changes: str | None) -> subprocess.CompletedProcess:
-        """The command line; a changed variable that is None is unset."""
-        environment = {k: v for k, v in {**self.environment, **changes}.items() if v is not None}
-        command = [sys.executable, "-m", "affinity_service", *map(str, arguments)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-
-    def job(self, *arguments: object, **changes: str | None) -> subprocess.CompletedProcess:
-        return self.affinity(*arguments, "--address", self.url, **changes)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def clean(environment: Mapping[str, str]) -> dict[str, str]:
-    return {k: v for k, v in environment.items() if not k.startswith("RAY_") and k != "PYTHONDONTWRITEBYTECODE"}
-
-
 @pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    # Short: a socket's path has at most 107 characters.
-    root = Path(tempfile.mkdtemp(prefix="aff", dir="/tmp"))
-    (root / "home").mkdir()
-    (root / "token").write_text(secrets.token_hex(32))
-    environment = {
-        **clean(os.environ),
-        "HOME": str(root / "home"),
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(root / "token"),
-        "RAY_TMPDIR": str(root),  # where `auto` looks, so that it finds this head and no other
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    port = free_port()
-    names = ("port", "ray-client-server-port", "dashboard-agent-grpc-port", "metrics-export-port")
-    ports = [f"--{name}={free_port()}" for name in names]
-    options = [f"--dashboard-port={port}", "--dashboard-agent-listen-port=0", "--num-cpus=1", "--num-gpus=0"]
-    options += ["--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={root}/ray", "--block"]
-    log = (root / "head.log").open("w")
-    process = subprocess.Popen(
-        [str(BIN / "ray"), "start", "--head", *ports, *options],
-        env=environment,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/api/version", process, root / "head.log")
-        yield Head(f"http://127.0.0.1:{port}", environment)
-    finally:
-        _end(process)
-        log.close()
-        shutil.rmtree(root, ignore_errors=True)
-
-
-def _wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
-    """Until the dashboard asks for a token."""
-    end = time.monotonic() + 150
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=5)
-        except urllib.error.HTTPError as answer:
-            if answer.code == 401:
-                return
-        except OSError:
-            pass
-        time.sleep(0.3)
-    pytest.fail(f"no head after 150 s:\n{log.read_text()}")
-
-
-def _end(process: subprocess.Popen) -> None:
-    """The head and whatever it started, jobs included, and nothing else."""
-    if process.poll() is not None:
-        return
-    started = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait()
-    for child in started:
-        with contextlib.suppress(psutil.NoSuchProcess):  # psutil sees when another process got the number
-            child.kill()
-    psutil.wait_procs(started, timeout=10)
+def head() -> Iterator[Cluster]:
+    """A cluster of one CPU, where whatever could wait for each other would."""
+    with cluster() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def test_errors_are_the_spread_over_examples_drawn_again():
     rng = np.random.default_rng(0)
     by_task = rows(80, rng)
     coordinates = torch.tensor(rng.normal(size=(len(SUBSETS), 3)), dtype=torch.float32)
-    found = example_errors(by_task, SUBSETS, list(coordinates.numpy()), seed=1, draws=2000)
+    found = example_errors(enumerate(by_task), 4, SUBSETS, list(coordinates.numpy()), seed=1, draws=2000)
     again = []
     for _ in range(600):
         drawn = []
@@ -71,13 +71,13 @@ def test_products_with_own_means_are_margins_like_features():
         TaskRows(torch.nn.functional.pad(r.features[:, :2], (0, 1)), r.margins, r.targets, False, r.features[:, 2:])
         for r in whole
     ]
-    a = example_errors(whole, SUBSETS, every, seed=1)
-    b = example_errors(apart, SUBSETS, kept, seed=1, own_coordinates=1)
+    a = example_errors(enumerate(whole), 4, SUBSETS, every, seed=1)
+    b = example_errors(enumerate(apart), 4, SUBSETS, kept, seed=1, own_coordinates=1)
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
 
 
 def test_more_examples_leave_less_error():
     rng = np.random.default_rng(0)
     coordinates = torch.tensor(rng.normal(size=(len(SUBSETS), 3)), dtype=torch.float32)
-    few, many = (example_errors(rows(n, rng), SUBSETS, coordinates, 0).mean() for n in (50, 5000))
+    few, many = (example_errors(enumerate(rows(n, rng)), 4, SUBSETS, coordinates, 0).mean() for n in (50, 5000))
     assert 5 < few / many < 20

@@ -4,7 +4,7 @@ import pytest
 from affinity_service.artifacts import StudyFolder
 from affinity_service.errors import UserError
 from affinity_service.gradients.features import Features
-from affinity_service.gradients.store import LAYOUT, FeatureStore, pair_rows, shard_name, write_shard
+from affinity_service.gradients.store import LAYOUT, FeatureStore, pair_rows, rows_by_task, shard_name, write_shard
 from affinity_service.tasks import TRAIN, VALIDATION
 from tests.suites import mixed_suite
 
@@ -59,3 +59,16 @@ def test_a_broken_shard_is_named(stored):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(UserError, match=shard_name(2)):
         FeatureStore(folder)
+
+
+def test_rows_come_task_by_task_across_shards(stored):
+    folder, _, _ = stored
+    store = FeatureStore(folder)
+    for split in (TRAIN, VALIDATION):
+        found = list(rows_by_task(folder, split))
+        assert [set(rows.task_of_row.tolist()) for rows in found] == [{0}, {1}, {2}, {3}]
+        for task, rows in enumerate(found):
+            expected = store.rows(split, [task])
+            for name, array in vars(expected).items():
+                if array is not None:
+                    np.testing.assert_array_equal(getattr(rows, name), array)
