@@ -7,7 +7,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 BESIDE := $(addprefix tests/engine/test_,training.py measuring.py graph.py sage.py)
 BENCHMARKS := sdp networks predict fits scheduler measuring demo plan fidelity groups training_time graph service gpu
-BENCHMARKS += workers driver_memory
+BENCHMARKS += workers driver_memory language_gradients language
 
 .PHONY: install demo demo-llm test faults lint format bench bench-gpu clean
 install: .venv/installed
