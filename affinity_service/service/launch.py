@@ -87,12 +87,13 @@ def serve_until_stopped(
         The port is taken, or Serve already runs on the cluster with other settings.
     """
     port = free(host, port)
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with _ray(address), _signals() as stop:
         from ray import serve
 
         from affinity_service.service.deployment import NAME, build
 
+        # Serve sets its own level when it is imported.
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         if address is not None and serve.status().proxies:
             raise UserError(
                 f"--address {address}: Ray Serve runs on this cluster already, with addresses of its own; stop it "
