@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 BESIDE := $(addprefix tests/engine/test_,training.py measuring.py graph.py sage.py)
-BENCHMARKS := sdp networks predict fits scheduler measuring demo plan fidelity groups training_time graph gpu
+BENCHMARKS := sdp networks predict fits scheduler measuring demo plan fidelity groups training_time graph service gpu
 
 .PHONY: install demo demo-llm test faults lint format bench bench-gpu clean
 install: .venv/installed

@@ -9,6 +9,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+# A text of another kind altogether can have thousands.
+MOST_MISTAKES = 20
+
 
 class UniqueKeys(yaml.SafeLoader):
     """YAML forbids a key twice in one mapping; PyYAML would silently take the last."""
@@ -27,9 +30,10 @@ class UniqueKeys(yaml.SafeLoader):
 
 
 def explain(error: ValidationError, origin: str, root: type[BaseModel]) -> str:
-    """One line per mistake: the dotted key, what was found, what is expected, the nearest right key."""
+    """One line per mistake: the dotted key, what was found, what is expected, the nearest right key. The first of them,
+    where they are many."""
     lines = []
-    for item in error.errors():
+    for item in error.errors()[:MOST_MISTAKES]:
         location = [str(part) for part in item["loc"]]
         key = ".".join(location) or "(top level)"
         if item["type"] == "extra_forbidden":
@@ -51,6 +55,8 @@ def explain(error: ValidationError, origin: str, root: type[BaseModel]) -> str:
             # A rule over several keys names them itself; its input is the whole section.
             over_section = item["type"] == "value_error" and isinstance(item.get("input"), Mapping)
             lines.append((f"`{key}`: " if location else "") + message + ("" if over_section else f" (found {found})"))
+    if error.error_count() > MOST_MISTAKES:
+        lines.append(f"and {error.error_count() - MOST_MISTAKES} more")
     return f"{origin}: " + "; ".join(lines)
 
 

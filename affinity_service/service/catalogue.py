@@ -89,7 +89,11 @@ class Catalogue:
             if after is not None and name <= after:
                 continue
             folder = folder_of(self.root, name)
-            files = Files.of(folder)
+            try:
+                files = self.files_of(folder)
+            except ApiError:
+                # One that cannot be read does not hide the others.
+                continue
             if not files.is_study:
                 continue
             if len(found) == limit:
@@ -105,12 +109,15 @@ class Catalogue:
             404: there is no study of this name.
         """
         folder = folder_of(self.root, name)
-        files = self._files(folder)
+        files = self.files_of(folder)
         if not files.is_study:
             raise not_found(f"no study `{name}`")
         return self._see(name, folder, files)
 
-    def _files(self, folder: StudyFolder) -> Files:
+    def files_of(self, folder: StudyFolder) -> Files:
+        """None of them where a file lies in the place of the folder."""
+        if folder.is_local and not Path(folder.root).is_dir():
+            return Files({})
         try:
             return Files.of(folder)
         except (OSError, pa.ArrowException) as error:
@@ -122,7 +129,7 @@ class Catalogue:
         info = self._job(record)
         if record is not None and (info is None or isinstance(info, UserError) or info.over):
             # It may have written between the two looks.
-            files = Files.of(folder)
+            files = self.files_of(folder)
         own = standing(name, folder, files, described.config, described.tasks, info, record)
         return Seen(folder, files, described, record, own)
 
@@ -185,7 +192,7 @@ class Catalogue:
             404: there is none of this name. 409: it cannot be asked yet. 422: it cannot be read.
         """
         folder = folder_of(self.root, name)
-        files = self._files(folder)
+        files = self.files_of(folder)
         if not files.is_study:
             raise not_found(f"no study `{name}`")
         if CONFIG not in files or SUITE not in files:
@@ -203,6 +210,8 @@ class Catalogue:
                 study = OpenStudy.of(folder)
             except UserError as error:
                 raise ApiError(409, without_place(str(error), folder), "unreadable") from error
+            except (KeyError, TypeError, ValueError) as error:
+                raise ApiError(409, f"what study `{name}` says of itself cannot be read", "unreadable") from error
             with self._lock:
                 self._open[name] = key, study
                 self._open.move_to_end(name)
@@ -227,7 +236,7 @@ def _description(key: tuple[Any, ...], folder: StudyFolder, files: Files) -> _De
         if SUITE in files:
             entries = folder.read_json(SUITE)["tasks"]
             tasks, kinds = len(entries), tuple(str(entry["kind"]) for entry in entries)
-    except (UserError, OSError, KeyError, TypeError, pa.ArrowException) as error:
+    except (ValueError, OSError, KeyError, TypeError, pa.ArrowException) as error:
         problem = without_place(str(error), folder)
     return _Described(key, config, tasks, kinds, problem)
 

@@ -8,10 +8,11 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from affinity_service.errors import UserError
 
@@ -33,10 +34,8 @@ CODES = {
 LONGEST = 2000
 
 
-class JSON(Response):
+class JSON(JSONResponse):
     """ASCII only, so that no text that was sent can be one that cannot be written; no NaN."""
-
-    media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
@@ -84,6 +83,13 @@ def add_handlers(app: FastAPI) -> None:
     async def of_user(_: Request, error: Exception) -> Response:
         return ApiError(422, str(error)).response()
 
+    async def of_storage(request: Request, error: Exception) -> Response:
+        # A file that vanished while a run began anew, or a storage that fails.
+        log.warning("storage at %s %r: %s", request.method, request.url.path[:200], error)
+        return ApiError(
+            503, "files of the study cannot be read now", "storage", headers={"Retry-After": "5"}
+        ).response()
+
     async def of_http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         known = {404: "no such page", 405: "no such method here", 400: "the body is not JSON that can be read"}
@@ -94,14 +100,12 @@ def add_handlers(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return _invalid(error).response()
 
-    async def of_anything(request: Request, error: Exception) -> Response:
-        return unexpected(error, f"{request.method} {request.url.path[:200]!r}")
-
     app.add_exception_handler(ApiError, ours)
     app.add_exception_handler(UserError, of_user)
     app.add_exception_handler(HTTPException, of_http)
     app.add_exception_handler(RequestValidationError, of_validation)
-    app.add_exception_handler(Exception, of_anything)
+    app.add_exception_handler(OSError, of_storage)
+    app.add_exception_handler(pa.ArrowException, of_storage)
 
 
 def _invalid(error: RequestValidationError) -> ApiError:

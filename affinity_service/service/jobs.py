@@ -21,6 +21,8 @@ RECORD = "job.json"
 PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED = "PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED"
 # So long an answer of the cluster is taken for the present.
 FRESH_SECONDS = 1.0
+# So long a request waits for another one that asks the cluster.
+LONGEST_SECONDS = 5.0
 # The ends of so many jobs are remembered; they do not change.
 MOST_ENDED = 10_000
 
@@ -100,24 +102,32 @@ class RayJobs:
     def submit(self, job: str, config: Config, study: str, until: str) -> None:
         try:
             self._client().submit(config, study, installed=self.installed, until=until, job=job)
+        except RuntimeError as error:
+            # What Ray's client raises for every answer that is no success.
+            raise UserError(str(error).strip().split("\n")[0]) from error
         finally:
-            with self._lock:
-                self._asked = float("-inf")
+            self._asked = float("-inf")
 
     def state(self, job: str) -> JobInfo | None:
-        with self._lock:
-            if job in self._ended:
-                return self._ended[job]
+        if (ended := self._ended.get(job)) is not None:
+            return ended
+        # Whoever finds another one asking takes what was said last: a cluster that does not answer holds up one.
+        last = self._known.get(job)
+        if not self._lock.acquire(timeout=LONGEST_SECONDS if last is None else 0):
+            if last is None:
+                raise UserError("the cluster takes its time to answer")
+            return last
+        try:
             if time.monotonic() - self._asked > FRESH_SECONDS:
                 # One question for all studies of a page, not one each.
                 self._known = {own: _info(state) for own, state in self._asking().items()}
                 self._asked = time.monotonic()
-                for own, info in self._known.items():
-                    if info.over:
-                        self._ended[own] = info
+                self._ended.update({own: info for own, info in self._known.items() if info.over})
                 while len(self._ended) > MOST_ENDED:
                     self._ended.popitem(last=False)
             return self._known.get(job)
+        finally:
+            self._lock.release()
 
     def _asking(self) -> dict[str, JobState]:
         try:
@@ -128,14 +138,14 @@ class RayJobs:
             raise
 
     def cancel(self, job: str) -> JobInfo | None:
-        with self._lock:
-            self._asked = float("-inf")
         try:
             return _info(self._client().cancel(job, patience=20.0))
         except UserError as error:
             if "no job `" in str(error):
                 return None
             raise
+        finally:
+            self._asked = float("-inf")
 
     def logs(self, job: str) -> str | None:
         try:

@@ -25,7 +25,7 @@ from affinity_service.service.configs import checked_config
 from affinity_service.service.errors import ApiError
 from affinity_service.service.jobs import RECORD, JobRecord
 from affinity_service.service.names import checked_name, folder_of
-from affinity_service.service.status import LIVE, Files, Standing
+from affinity_service.service.status import LIVE, Standing
 
 OWN_FOLDER = ".service"
 # Names share so many locks.
@@ -55,7 +55,7 @@ class Starter:
         root = self.catalogue.root
         folder = folder_of(root, name)
         with self._claim(name):
-            files = Files.of(folder)
+            files = self.catalogue.files_of(folder)
             if files.is_study:
                 own = self.catalogue.see(name).standing
                 if own.status in LIVE:
@@ -145,6 +145,8 @@ def _file_lock(root: StudyFolder, name: str, busy: ApiError) -> Iterator[None]:
 
 
 def _is_empty(folder: StudyFolder) -> bool:
+    if folder.is_local and Path(folder.root).is_file():
+        return False
     infos = folder.filesystem.get_file_info(fs.FileSelector("", allow_not_found=True, recursive=False))
     return not infos
 

@@ -207,6 +207,24 @@ def test_a_folder_that_is_no_study_stays_as_it_is(served):
     (served.root / "photos/a.jpg").write_bytes(b"x")
     assert submit(served, "photos", 409)["error"]["code"] == "not_a_study"
     assert [path.name for path in (served.root / "photos").iterdir()] == ["a.jpg"]
+    (served.root / "notes").write_text("x")
+    assert submit(served, "notes", 409)["error"]["code"] == "not_a_study"
+    served.error("GET", "/v1/studies/notes", 404)
+    served.error("GET", "/v1/studies/notes/report", 404)
+
+
+def test_a_study_that_is_damaged_does_not_hide_the_others_nor_break_anything(served):
+    damage = {"config.yaml": (b"", b"- 1", b"\xff", b"name: ["), "suite.json": (b"", b"[]", b"{}", b'{"tasks": [1]}')}
+    for number, (name, content) in enumerate((n, c) for n, every in damage.items() for c in every):
+        folder = write_study(served.root / f"s{number}")
+        folder.write_bytes(name, content)
+        found = served.get(f"/v1/studies/s{number}")
+        assert not found["can_predict"]
+        assert served.client.post(f"/v1/studies/s{number}/predict", json={"tasks": ["task_0"]}).status_code == 409
+    gone = write_study(served.root / "gone")
+    gone.delete("gradients/anchor.safetensors")
+    assert served.client.post("/v1/studies/gone/predict", json={"tasks": ["task_0"]}).status_code in (409, 503)
+    assert len(served.get("/v1/studies")["studies"]) == 10
 
 
 def test_configs_as_yaml_text_and_their_own_names(served):
