@@ -15,7 +15,7 @@ from tests.browser.serving import SaidToRun, serving
 from tests.browser.studies import write_large_study, write_running_study, write_small_study
 
 CHROMIUM = shutil.which("chromium")
-# Under a busy machine a page takes its time; a test that fails waits so long once.
+# As for the assertions in expecting.py.
 PATIENCE_MS = 20_000
 REPORT_VIOLATIONS = """
 addEventListener("securitypolicyviolation", (event) =>

@@ -110,16 +110,14 @@ def test_picked_tasks_change_the_predicted_losses(visit, service):
     expect(predictions).to_contain_text("desert_2")
 
 
-def test_of_quick_changes_only_the_last_is_asked_to_the_end(visit):
+def test_of_quick_changes_only_the_last_is_asked(visit):
     page = visit("study/camps")
     asked = []
     page.on("request", lambda request: request.url.endswith("/predict") and asked.append(request.post_data_json))
     expect(page.get_by_label("river_1", exact=True)).to_be_visible()
-    for task in ("river_1", "river_2", "river_3", "river_4"):
-        page.get_by_label(task, exact=True).evaluate("(box) => box.click()")
+    page.locator("#task-list input").evaluate_all("(boxes) => boxes.slice(0, 4).forEach((box) => box.click())")
     expect(page.locator("table.predictions tbody tr")).to_have_count(4)
-    assert asked[-1] == {"tasks": ["river_1", "river_2", "river_3", "river_4"]}
-    assert len(asked) < 4
+    assert asked == [{"tasks": ["river_1", "river_2", "river_3", "river_4"]}]
 
 
 def test_a_task_finds_its_best_partners(visit, service):
