@@ -76,10 +76,12 @@ def _validation_rows(context: StageContext, left_out: int) -> Iterator[tuple[int
     frozen = context.config.solution == "ridge"
     for rows in rows_by_task(context.folder, VALIDATION):
         task = int(rows.task_of_row[0])
-        features = rows.features[:, : rows.features.shape[1] - left_out]
+        kept = rows.features[:, : rows.features.shape[1] - left_out]
         products = None if rows.products is None or frozen else torch.from_numpy(rows.products)
-        columns = (torch.from_numpy(array.astype(np.float32)) for array in (features, rows.margins, rows.targets))
-        yield task, TaskRows(*columns, context.suite.tasks[task].kind == "regression", products)
+        features, margins, targets = (
+            torch.from_numpy(array.astype(np.float32)) for array in (kept, rows.margins, rows.targets)
+        )
+        yield task, TaskRows(features, margins, targets, context.suite.tasks[task].kind == "regression", products)
 
 
 def group_tasks(context: StageContext) -> StageOutcome:
