@@ -123,7 +123,7 @@ class AdamW:
                     own.add_(drift[:, columns])
                 denominator = torch.add(second, fed, alpha=grown[j]).sqrt_().add_(shifts[j])
                 if alone:
-                    moved.addcdiv_(first, denominator, value=-lengths[j])
+                    moved.addcdiv_(first, denominator, value=-float(lengths[j]))
                 else:
                     moved.addcdiv_(first, denominator.div_(lengths[j]), value=-1)
             second.mul_(held).add_(fed, alpha=1 - held)

@@ -135,7 +135,8 @@ class _Taps:
             if layer.bias is not None:
                 self.visit(GradientBlock(f"{name}.bias", None, left.sum(dim=1)))
         elif isinstance(layer, TaskHeads):
-            for block in head_blocks(name, *self.heads, right.to(self.device), left.to(self.device)):
+            requested, task, tasks = self.heads
+            for block in head_blocks(name, requested, task, tasks, right.to(self.device), left.to(self.device)):
                 self.visit(block)
         else:
             self._at_work = True

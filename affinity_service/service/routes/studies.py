@@ -19,6 +19,13 @@ Cursor = Annotated[str | None, Query(description="the `next` of the page before"
 MOST_LOG_BYTES = 8 << 20
 
 
+# One of the stream's; `data` holds what GET of the study answers.
+EVENT = {
+    "type": "object",
+    "properties": {"event": {"type": "string", "enum": ["state", "end"]}, "data": {"type": "string"}},
+}
+
+
 @router.get("", response_model=Studies, responses=answers())
 async def list_studies(
     service: Own, _: Reader, limit: Annotated[int, Query(ge=1, le=200)] = 50, cursor: Cursor = None
@@ -48,7 +55,7 @@ async def get_study(service: Own, _: Reader, name: StudyName) -> dict[str, Any]:
 @router.get(
     "/{name}/events",
     response_class=Response,
-    responses={**answers(404, 429), 200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={**answers(404, 429), 200: {"content": {"text/event-stream": {"schema": EVENT}}}},
 )
 async def watch_study(service: Own, _: Reader, name: StudyName) -> Response:
     """Server-sent events: `state` with what GET of the study holds whenever that changes, `end` after the last."""
