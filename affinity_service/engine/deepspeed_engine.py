@@ -88,6 +88,8 @@ def _partition(model: nn.Module, config: TrainConfig, settings: Mapping[str, Any
     for parameter in model.parameters():
         # DeepSpeed casts no model that is in parts already.
         parameter.data = parameter.data.to(dtype)
+    # The settings are checked against the number of ranks, which DeepSpeed knows only from here on.
+    deepspeed.init_distributed(dist_init_required=False, auto_mpi_discovery=False, verbose=False)
     deepspeed.zero.Init(module=model, config_dict_or_path=dict(settings), dtype=dtype)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
