@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,24 @@ from affinity_service.service.jobs import FAILED, PENDING, RUNNING, STOPPED, SUC
 from affinity_service.stages import stages_of
 from affinity_service.tables import write_table
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite, Task, seeded_split
+
+
+def told(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What `affinity serve --json` prints once it answers.
+
+    Raises
+    ------
+    RuntimeError
+        It ended before.
+    """
+    assert process.stdout is not None
+    lines: list[str] = []
+    while not (lines and lines[-1] == "}\n"):
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the service ended: {''.join(lines)}")
+        lines.append(line)
+    return json.loads("".join(lines))
 
 
 def write_study(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -22,7 +21,7 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 
-from tests.served import write_study
+from tests.served import told, write_study
 
 SIZE, PER_SECOND = 10, 20
 STUDIES = {
@@ -36,14 +35,7 @@ def start(root: Path, replicas: int) -> tuple[subprocess.Popen[str], str]:
     process = subprocess.Popen(
         [*command, "--replicas", str(replicas)], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
-    assert process.stdout is not None
-    lines: list[str] = []
-    while not (lines and lines[-1] == "}\n"):
-        line = process.stdout.readline()
-        if not line:
-            sys.exit("the service did not start")
-        lines.append(line)
-    return process, json.loads("".join(lines))["url"]
+    return process, told(process)["url"]
 
 
 def subsets(count: int, tasks: int, seed: int) -> list[list[str]]:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from affinity_service.service.auth import TokenStore, token_file
+from tests.served import told
 from tests.suites import mixed_suite, small_settings, write_suite
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(650)]
@@ -39,13 +40,7 @@ class Running:
             text=True,
             start_new_session=True,
         )
-        assert self.process.stdout is not None
-        lines = []
-        while not (lines and lines[-1] == "}\n"):
-            line = self.process.stdout.readline()
-            assert line, f"the service ended: {Path(self.log.name).read_text()}"
-            lines.append(line)
-        self.url = json.loads("".join(lines))["url"]
+        self.url = told(self.process)["url"]
 
     def ask(self, path: str, body: Any = None, token: bool = True) -> Any:
         headers = {"Authorization": f"Bearer {self.secret}"} if token else {}

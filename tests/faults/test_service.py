@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -23,6 +22,7 @@ import yaml
 from affinity_service import Study
 from tests.clusters import clean, is_running, kill_tree
 from tests.faults.driving import PATIENCE, REPEATS, none_again, pieces, same_matrix, with_base_model
+from tests.served import told
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 # Statuses that say: ask again.
@@ -62,10 +62,7 @@ def service(workspace: Path, undisturbed: Study) -> Iterator[Service]:
             start_new_session=True,
         )
     try:
-        assert process.stdout is not None
-        told = process.stdout.readline()
-        assert told, (workspace / "service.log").read_text()[-4000:]
-        yield Service(json.loads(told)["url"], root, process)
+        yield Service(told(process)["url"], root, process)
     finally:
         kill_tree(process)
 
