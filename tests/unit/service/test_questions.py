@@ -9,6 +9,7 @@ import pytest
 
 from affinity_service import Study
 from affinity_service.grouping import centre_rows
+from affinity_service.service import errors
 from tests.served import write_study
 
 BASE = "/v1/studies/done"
@@ -144,3 +145,22 @@ def test_a_study_that_trains_every_subset_is_not_asked_to(served):
     folder.write_bytes("config.yaml", text.encode())
     error = served.error("POST", "/v1/studies/trains/predict", 409, json={"tasks": ["task_0"]})
     assert error["code"] == "cannot_predict"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("groups", {"must_link": [[1] * 5000] * 80}, "must_link.0.0"),
+        ("groups", {"cannot_link": [[]] * 5000}, "cannot_link.0"),
+        ("predict", {"tasks": [1] * 5000}, "tasks.0"),
+        ("groups", {f"{key:x}": 0 for key in range(80_000)}, "80000 keys"),
+    ],
+)
+def test_a_body_full_of_mistakes_is_told_of_the_first(shared, monkeypatch, path, body, named):
+    told = []
+    invalid = errors._invalid
+    monkeypatch.setattr(errors, "_invalid", lambda error: told.append(len(error.errors())) or invalid(error))
+    error = shared.error("POST", f"{BASE}/{path}", 422, json=body)
+    assert named in error["message"]
+    # Each costs as much as the whole body: all of them would hold up every other request.
+    assert told == [1]
