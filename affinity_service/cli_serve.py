@@ -28,7 +28,7 @@ def serve(
     ] = None,
     tokens: TokenFile = None,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="Another name that the service is reached by; may be repeated.")
+        list[str] | None, typer.Option(help="Another name that the service is reached by; needs tokens; may be repeated.")
     ] = None,
     data_root: Annotated[
         list[str] | None, typer.Option(help="Folder or URI in which submitted configs may name files; repeatable.")
@@ -50,7 +50,7 @@ def serve(
 ) -> None:
     """The REST service and the web page over the studies of a folder, until Ctrl-C."""
     from affinity_service.service.auth import TokenStore, token_file
-    from affinity_service.service.launch import checked, serve_until_stopped
+    from affinity_service.service.launch import checked, serve_until_stopped, token_command
     from affinity_service.service.settings import ServiceSettings
 
     settings = checked(
@@ -78,7 +78,7 @@ def serve(
         out.print(f"Web page and REST interface: {url}", **VERBATIM)
         out.print(f"Studies: {settings.root}", **VERBATIM)
         if needed:
-            out.print("Callers need a token; `affinity token create NAME` makes one.", **VERBATIM)
+            out.print(f"Callers need a token; `{token_command(root, tokens)}` makes one.", **VERBATIM)
         else:
             out.print("No token is needed: only this machine, and whoever is logged in here, can ask.", **VERBATIM)
         ends = "running studies stop with it and continue when submitted again" if address is None else "jobs go on"
@@ -136,4 +136,8 @@ def revoke(
     gone = store.revoke(token)
     out.print(f"revoked {gone.id} ({gone.name})", **VERBATIM)
     if not store.tokens():
-        out.print(f"None is left, and callers still need one; without {store.path} they need none.", **VERBATIM)
+        out.print(
+            f"None is left, and callers still need one; without {store.path} a service of this machine alone needs "
+            "none.",
+            **VERBATIM,
+        )

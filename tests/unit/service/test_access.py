@@ -88,7 +88,9 @@ def test_a_revoked_token_is_out_at_the_next_request_and_no_door_opens(serving, t
 def test_tokens_that_cannot_be_read_let_nobody_in(serving, tokens):
     store, secrets = tokens
     served = serving(tokens=str(store.path))
-    for content in ("", "{", "{}", '{"tokens": [{}]}', '{"tokens": 3}'):
+    whole = store.path.read_text()
+    for content in ("", "{", "{}", '{"tokens": [{}]}', '{"tokens": 3}', whole.replace('"read"', '"Read"'),
+                    whole.replace('"sha256": "', '"sha256": "x')):  # fmt: skip
         store.path.write_text(content)
         error = served.error("GET", "/v1/whoami", 503, headers=bearer(secrets["read"]))
         assert error["code"] == "tokens_unreadable"
@@ -253,9 +255,21 @@ def test_others_are_let_in_with_tokens_only(tmp_path):
         checked(ServiceSettings(root=str(tmp_path), data_roots=[str(tmp_path / "nowhere")]), "127.0.0.1")
 
 
-def test_any_host_name_needs_tokens(tmp_path):
-    with pytest.raises(UserError, match="allow-host"):
-        checked(ServiceSettings(root=str(tmp_path), hosts=["*"]), "127.0.0.1")
+@pytest.mark.parametrize("name", ["*", "lab.example", "192.0.2.7"])
+def test_names_of_other_machines_need_tokens_behind_a_proxy_too(tmp_path, name):
+    settings = ServiceSettings(root=str(tmp_path), hosts=[name])
+    with pytest.raises(UserError, match=r"allow-host.*affinity token create NAME --scope write --root"):
+        checked(settings, "127.0.0.1")
+    TokenStore(token_file(str(tmp_path), None)).create("ana", "read")
+    # Without the file nobody is let in, rather than everybody.
+    assert checked(settings, "127.0.0.1").require_tokens is True
+    assert checked(ServiceSettings(root=str(tmp_path), hosts=["127.0.0.2"]), "127.0.0.1").require_tokens is False
+
+
+def test_the_command_that_makes_a_token_names_the_file_that_is_read(tmp_path):
+    settings = ServiceSettings(root=str(tmp_path), tokens=str(tmp_path / "my tokens.json"))
+    with pytest.raises(UserError, match=r"--tokens '.*/my tokens.json'`"):
+        checked(settings, "0.0.0.0")
 
 
 def test_a_port_in_use_is_said():
