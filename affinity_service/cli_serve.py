@@ -28,7 +28,7 @@ def serve(
     ] = None,
     tokens: TokenFile = None,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="Another name that the service is reached by; needs tokens; may be repeated.")
+        list[str] | None, typer.Option(help="Another name that the service is reached by; needs tokens; repeatable.")
     ] = None,
     data_root: Annotated[
         list[str] | None, typer.Option(help="Folder or URI in which submitted configs may name files; repeatable.")

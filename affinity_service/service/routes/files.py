@@ -16,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from affinity_service.artifacts import StudyFolder
 from affinity_service.service.context import Own, Reader, StudyName, answers
 from affinity_service.service.errors import JSON, not_found
+from affinity_service.service.names import owns
 from affinity_service.service.schemas import Models
 
 router = APIRouter(prefix="/v1/studies/{name}", tags=["files"])
@@ -33,7 +34,7 @@ async def get_fidelity(service: Own, _: Reader, name: StudyName) -> Response:
 
     def work() -> Any:
         folder = service.catalogue.see(name).folder
-        if not folder.exists(FIDELITY):
+        if not owns(folder, FIDELITY):
             raise not_found(
                 f"study `{name}` was not validated",
                 "no_fidelity",
@@ -127,7 +128,7 @@ async def get_report(service: Own, _: Reader, name: StudyName) -> Response:
 
     def work() -> bytes:
         folder = service.catalogue.see(name).folder
-        if not folder.exists(REPORT):
+        if not owns(folder, REPORT):
             raise not_found(f"study `{name}` has no report yet", "no_report")
         return folder.read_bytes(REPORT)
 

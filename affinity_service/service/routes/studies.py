@@ -10,7 +10,7 @@ from starlette.responses import Response
 from affinity_service.service.context import Own, Reader, StudyName, Writer, answers
 from affinity_service.service.errors import ApiError
 from affinity_service.service.events import event_stream
-from affinity_service.service.names import after_cursor, cursor_of
+from affinity_service.service.names import after_cursor, cursor_of, owns
 from affinity_service.service.schemas import Detail, NewStudy, Studies, Summary, Tasks
 from affinity_service.service.status import CONFIG
 
@@ -106,7 +106,7 @@ async def get_config(service: Own, _: Reader, name: StudyName) -> Response:
 
     def work() -> bytes:
         seen = service.catalogue.see(name)
-        if CONFIG not in seen.files:
+        if CONFIG not in seen.files or not owns(seen.folder, CONFIG):
             raise ApiError(404, f"study `{name}` has not begun yet", "not_ready")
         return seen.folder.read_bytes(CONFIG)
 

@@ -83,6 +83,21 @@ def test_studies_behind_links_that_lead_out_are_not_there(served, tmp_path):
         served.error("POST", "/v1/studies", 404, json=body)
 
 
+@pytest.mark.parametrize(
+    ("path", "file"),
+    [("config", "config.yaml"), ("report", "report/index.html"), ("fidelity", "fidelity.json"),
+     ("groups", "groups.json")],
+)  # fmt: skip
+def test_files_behind_links_that_lead_out_of_a_study_are_not_there(served, tmp_path, path, file):
+    text = (
+        '{"secret": "of whom the service runs as"}' if file.endswith(".json") else "name: done\ndata: {source: yeast}"
+    )
+    (tmp_path / "elsewhere").write_text(text)
+    (served.root / "done" / file).unlink(missing_ok=True)
+    (served.root / "done" / file).symlink_to(tmp_path / "elsewhere")
+    served.error("GET", f"{BASE}/{path}", 404)
+
+
 def test_the_page_is_served_from_its_folder_only(served, monkeypatch, tmp_path):
     static = tmp_path / "static"
     static.mkdir()

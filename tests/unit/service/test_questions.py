@@ -8,6 +8,8 @@ import pyarrow as pa
 import pytest
 
 from affinity_service import Study
+from affinity_service.artifacts import StudyFolder
+from affinity_service.config import Config
 from affinity_service.grouping import centre_rows
 from affinity_service.service import errors
 from tests.served import write_study
@@ -164,3 +166,12 @@ def test_a_body_full_of_mistakes_is_told_of_the_first(shared, monkeypatch, path,
     assert named in error["message"]
     # Each costs as much as the whole body: all of them would hold up every other request.
     assert told == [1]
+
+
+def test_groups_of_an_earlier_config_are_not_those_of_the_study(served):
+    assert served.get(f"{BASE}/groups")["k"] == 2
+    folder = StudyFolder.at(served.root / "done")
+    config = Config.from_yaml(folder.read_bytes("config.yaml").decode())
+    other = config.model_copy(update={"groups": config.groups.model_copy(update={"k": 3})})
+    folder.write_bytes("config.yaml", other.to_yaml().encode())
+    assert served.error("GET", f"{BASE}/groups", 409)["code"] == "not_ready"

@@ -128,6 +128,9 @@ def test_a_job_that_failed_says_why(served):
     served.jobs.end(job, "Job failed, last logs:\nerror: data.path x: no such file\nFinished stages are kept; …")
     found = served.get("/v1/studies/new")
     assert (found["status"], found["message"]) == ("failed", "data.path x: no such file")
+    place = served.root / "new"
+    served.jobs.end(job, f"error: study {place}: `suite.json` is missing; {place}/x\nFinished stages are kept; …")
+    assert served.get("/v1/studies/new")["message"] == "the study: `suite.json` is missing; the study/x"
     assert served.get("/v1/studies/new/logs").text == f"log of {job}\n"
     assert served.get("/v1/studies/new/logs?bytes=4").text == served.get("/v1/studies/new/logs").text[-4:]
 
