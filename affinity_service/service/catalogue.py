@@ -181,7 +181,7 @@ class Catalogue:
         return {
             **seen.standing.to_json(),
             "stages": stage_list(seen.folder, config, seen.files, running, until),
-            "groups": seen.folder.exists("groups.json"),
+            "groups": self._has_groups(name, seen),
             "fidelity": seen.folder.exists("fidelity.json"),
             "report": seen.folder.exists("report/index.html"),
             "can_predict": why is None,
@@ -200,6 +200,16 @@ class Catalogue:
             return self.opened(name).why_not_predict()
         except ApiError as error:
             return error.message
+
+    def _has_groups(self, name: str, seen: Seen) -> bool:
+        """Whether there are stored groups, and of the study's config as it is now."""
+        if "stages/groups.json" not in seen.files or seen.described.problem is not None:
+            return False
+        try:
+            self.opened(name).require("groups")
+        except (ApiError, UserError):
+            return False
+        return True
 
     def opened(self, name: str) -> OpenStudy:
         """The study, opened once for as long as its files stay the same.

@@ -42,7 +42,7 @@ async def submit_study(service: Own, _: Writer, body: NewStudy) -> dict[str, Any
     """Start a study as a job. The same name again continues where it stopped."""
     if not service.settings.can_submit:
         raise ApiError(403, "this service starts no studies", "no_submit")
-    made = await service.slow.run(service.starter.start, body.name, body.config, body.until)
+    made = await service.jobs.run(service.starter.start, body.name, body.config, body.until)
     return made.to_json()
 
 
@@ -67,7 +67,7 @@ async def cancel_study(service: Own, _: Writer, name: StudyName) -> dict[str, An
     """Stop the job at work; what is finished stays and can be continued."""
     if not service.settings.can_submit:
         raise ApiError(403, "this service stops no studies", "no_submit")
-    stopped = await service.slow.run(service.starter.stop, name)
+    stopped = await service.jobs.run(service.starter.stop, name)
     return stopped.to_json()
 
 

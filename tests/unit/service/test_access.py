@@ -209,6 +209,16 @@ def test_more_than_can_wait_is_told_to_come_back(serving):
     served.get("/v1/studies")
 
 
+def test_questions_do_not_keep_a_run_from_being_cancelled(serving):
+    served = serving()
+    slow = served.client.app.state.service.slow
+    slow.atwork = slow.most
+    assert served.client.post("/v1/studies/done/groups", json={"k": 2}).status_code == 503
+    served.post("/v1/studies", WRITE["/v1/studies"], 201)
+    assert served.post("/v1/studies/new/cancel")["status"] == "cancelled"
+    slow.atwork = 0
+
+
 def test_what_nobody_foresaw_has_an_id_that_the_log_has_too(served, caplog, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError("secret detail")

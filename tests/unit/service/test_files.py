@@ -20,6 +20,18 @@ def test_models_are_listed_and_fetched(served):
         assert int(answer.headers["content-length"]) == size == len(answer.content)
 
 
+def test_too_many_downloads_are_refused(serving):
+    served = serving(most_downloads=1)
+    service = served.client.app.state.service
+    path = f"{BASE}/models/base_model/model.safetensors"
+    service.downloads = 1
+    assert served.error("GET", path, 429)["code"] == "too_many"
+    service.downloads = 0
+    for _ in range(2):
+        served.get(path)
+    assert service.downloads == 0
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -11,7 +11,7 @@ from affinity_service import Study
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.grouping import centre_rows
-from affinity_service.service import errors
+from affinity_service.service import errors, open_study
 from tests.served import write_study
 
 BASE = "/v1/studies/done"
@@ -170,8 +170,31 @@ def test_a_body_full_of_mistakes_is_told_of_the_first(shared, monkeypatch, path,
 
 def test_groups_of_an_earlier_config_are_not_those_of_the_study(served):
     assert served.get(f"{BASE}/groups")["k"] == 2
+    assert served.get(BASE)["groups"] is True
     folder = StudyFolder.at(served.root / "done")
     config = Config.from_yaml(folder.read_bytes("config.yaml").decode())
     other = config.model_copy(update={"groups": config.groups.model_copy(update={"k": 3})})
     folder.write_bytes("config.yaml", other.to_yaml().encode())
     assert served.error("GET", f"{BASE}/groups", 409)["code"] == "not_ready"
+    assert served.get(BASE)["groups"] is False
+
+
+def test_answers_are_kept_by_their_size(served, monkeypatch):
+    monkeypatch.setattr(open_study, "MOST_ROWS", 7)
+    study = served.client.app.state.service.catalogue.opened("done")
+    for tasks in (["task_0", "task_1"], ["task_2"], ["task_3", "task_4"]):
+        served.post(f"{BASE}/predict", {"tasks": tasks})
+    assert len(study._answers) == 3
+    served.post(f"{BASE}/predict", {"tasks": ["task_2"]})
+    served.post(f"{BASE}/predict", {"tasks": ["task_1", "task_2", "task_3"]})
+    # The one that was not asked for longest had to go.
+    assert [question[1:] for question in study._answers] == [
+        ("task_3", "task_4"), ("task_2",), ("task_1", "task_2", "task_3")
+    ]  # fmt: skip
+    assert sum(len(question) - 1 for question in study._answers) == study._rows == 6
+    # The same again, which is neither counted twice nor another answer.
+    study.answered(("predict", "task_2"), dict)
+    assert study._rows == 6
+    # What is larger than all that may be kept is not kept.
+    assert study.answered(("predict", *"abcdefgh"), lambda: "large") == "large"
+    assert len(study._answers) == 3

@@ -289,6 +289,7 @@ def test_configs_as_yaml_text_and_their_own_names(served):
         ("data: {source: yeast}\nfits: {subsets: many}", "fits.subsets"),
         ("data: {source: yeats}", "source"),
         ("x" * 200_000, "longer"),
+        ({"data": {"source": "yeast", **{f"{key:x}": 0 for key in range(10_000)}}}, "keys"),
         ("\0", "YAML"),
     ],
 )
