@@ -1,5 +1,6 @@
 """Who is let in: tokens, hosts, origins, kinds and sizes of bodies."""
 
+import asyncio
 import json
 import os
 import stat
@@ -189,6 +190,28 @@ def test_large_bodies_are_refused_stated_or_chunked(serving):
     # Within the bound the same works in pieces.
     small = iter([b'{"tasks": ', b'["task_0"]}'])
     assert served.client.post("/v1/studies/done/predict", content=small, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("length", [(b"content-length", b"10"), (b"transfer-encoding", b"chunked")])
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/studies"), ("GET", "/healthz"), ("POST", "/nowhere")])
+def test_nobody_waits_for_the_body_of_a_stranger(serving, tokens, method, path, length):
+    served = serving(tokens=str(tokens[0].path))
+    sent = []
+
+    async def ask():
+        async def never():
+            await asyncio.sleep(60)
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json"), length]
+        scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "headers": headers,
+                 "query_string": b"", "root_path": "", "scheme": "http", "http_version": "1.1"}  # fmt: skip
+        await asyncio.wait_for(served.client.app(scope, never, send), 10)
+
+    asyncio.run(ask())
+    assert sent[0]["status"] == 401
 
 
 def test_every_answer_has_headers_that_keep_browsers_from_guessing(served):
