@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from affinity_service.cli_output import VERBATIM, out, print_json
+
+if TYPE_CHECKING:
+    from affinity_service.service.auth import TokenStore
 
 tokens = typer.Typer(no_args_is_help=True, help="Who may use the service: tokens, of which only hashes are kept.")
 
@@ -89,6 +93,16 @@ def serve(
     serve_until_stopped(settings, host, port, address, started)
 
 
+def _store(root: str, file: str | None) -> TokenStore:
+    """A root that is misspelt would be another service's, whose tokens nobody looks at."""
+    from affinity_service.errors import UserError
+    from affinity_service.service.auth import TokenStore, token_file
+
+    if file is None and "://" not in root and not Path(root).expanduser().is_dir():
+        raise UserError(f"--root {root}: no such folder; expected the one that `affinity serve` is given")
+    return TokenStore(token_file(root, file))
+
+
 @tokens.command()
 def create(
     name: Annotated[str, typer.Argument(help="Whom it is for.")],
@@ -98,9 +112,9 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a token and show it, once."""
-    from affinity_service.service.auth import TokenStore, shown, token_file
+    from affinity_service.service.auth import shown
 
-    token, secret = TokenStore(token_file(root, file)).create(name, scope)  # type: ignore[arg-type]
+    token, secret = _store(root, file).create(name, scope)  # type: ignore[arg-type]
     if as_json:
         print_json({**shown(token), "token": secret})
         return
@@ -112,10 +126,10 @@ def create(
 @tokens.command("list")
 def list_tokens(root: RootOption = ".", file: TokenFile = None, as_json: AsJson = False) -> None:
     """The tokens by name; what they are cannot be shown."""
-    from affinity_service.service.auth import TokenStore, shown, token_file
+    from affinity_service.service.auth import shown
     from affinity_service.service.status import iso
 
-    found = TokenStore(token_file(root, file)).tokens()
+    found = _store(root, file).tokens()
     if as_json:
         print_json({"tokens": [shown(each) for each in found]})
         return
@@ -130,9 +144,7 @@ def revoke(
     token: Annotated[str, typer.Argument(help="Its id or name.")], root: RootOption = ".", file: TokenFile = None
 ) -> None:
     """Let a token in no longer, from the next request on."""
-    from affinity_service.service.auth import TokenStore, token_file
-
-    store = TokenStore(token_file(root, file))
+    store = _store(root, file)
     gone = store.revoke(token)
     out.print(f"revoked {gone.id} ({gone.name})", **VERBATIM)
     if not store.tokens():

@@ -131,6 +131,14 @@ def test_tokens_on_the_command_line(tmp_path, capsys):
     assert TokenStore(token_file(str(tmp_path), None)).revoke("ana").scope == "write"
 
 
+@pytest.mark.parametrize("command", [["create", "ana"], ["list"], ["revoke", "ana"]])
+def test_tokens_of_a_root_that_is_misspelt_are_not_made(tmp_path, capsys, command):
+    wrong = tmp_path / "studeis"
+    assert attempt(lambda: app(["token", *command, "--root", str(wrong)], standalone_mode=False)) != 0
+    assert "no such folder" in capsys.readouterr().err
+    assert not wrong.exists()
+
+
 @pytest.mark.parametrize(
     ("host", "status"),
     [
