@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from affinity_service.cli_output import VERBATIM, out, print_json
+
+if TYPE_CHECKING:
+    from affinity_service.service.auth import TokenStore
 
 tokens = typer.Typer(no_args_is_help=True, help="Who may use the service: tokens, of which only hashes are kept.")
 
@@ -28,7 +32,7 @@ def serve(
     ] = None,
     tokens: TokenFile = None,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="Another name that the service is reached by; may be repeated.")
+        list[str] | None, typer.Option(help="Another name that the service is reached by; needs tokens; repeatable.")
     ] = None,
     data_root: Annotated[
         list[str] | None, typer.Option(help="Folder or URI in which submitted configs may name files; repeatable.")
@@ -50,7 +54,7 @@ def serve(
 ) -> None:
     """The REST service and the web page over the studies of a folder, until Ctrl-C."""
     from affinity_service.service.auth import TokenStore, token_file
-    from affinity_service.service.launch import checked, serve_until_stopped
+    from affinity_service.service.launch import checked, serve_until_stopped, token_command
     from affinity_service.service.settings import ServiceSettings
 
     settings = checked(
@@ -78,7 +82,7 @@ def serve(
         out.print(f"Web page and REST interface: {url}", **VERBATIM)
         out.print(f"Studies: {settings.root}", **VERBATIM)
         if needed:
-            out.print("Callers need a token; `affinity token create NAME` makes one.", **VERBATIM)
+            out.print(f"Callers need a token; `{token_command(root, tokens)}` makes one.", **VERBATIM)
         else:
             out.print("No token is needed: only this machine, and whoever is logged in here, can ask.", **VERBATIM)
         ends = "running studies stop with it and continue when submitted again" if address is None else "jobs go on"
@@ -87,6 +91,16 @@ def serve(
     if not as_json:
         out.print("Starting …", **VERBATIM)
     serve_until_stopped(settings, host, port, address, started)
+
+
+def _store(root: str, file: str | None) -> TokenStore:
+    """A root that is misspelt would be another service's, whose tokens nobody looks at."""
+    from affinity_service.errors import UserError
+    from affinity_service.service.auth import TokenStore, token_file
+
+    if file is None and "://" not in root and not Path(root).expanduser().is_dir():
+        raise UserError(f"--root {root}: no such folder; expected the one that `affinity serve` is given")
+    return TokenStore(token_file(root, file))
 
 
 @tokens.command()
@@ -98,9 +112,9 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a token and show it, once."""
-    from affinity_service.service.auth import TokenStore, shown, token_file
+    from affinity_service.service.auth import shown
 
-    token, secret = TokenStore(token_file(root, file)).create(name, scope)  # type: ignore[arg-type]
+    token, secret = _store(root, file).create(name, scope)  # type: ignore[arg-type]
     if as_json:
         print_json({**shown(token), "token": secret})
         return
@@ -112,10 +126,10 @@ def create(
 @tokens.command("list")
 def list_tokens(root: RootOption = ".", file: TokenFile = None, as_json: AsJson = False) -> None:
     """The tokens by name; what they are cannot be shown."""
-    from affinity_service.service.auth import TokenStore, shown, token_file
+    from affinity_service.service.auth import shown
     from affinity_service.service.status import iso
 
-    found = TokenStore(token_file(root, file)).tokens()
+    found = _store(root, file).tokens()
     if as_json:
         print_json({"tokens": [shown(each) for each in found]})
         return
@@ -130,10 +144,12 @@ def revoke(
     token: Annotated[str, typer.Argument(help="Its id or name.")], root: RootOption = ".", file: TokenFile = None
 ) -> None:
     """Let a token in no longer, from the next request on."""
-    from affinity_service.service.auth import TokenStore, token_file
-
-    store = TokenStore(token_file(root, file))
+    store = _store(root, file)
     gone = store.revoke(token)
     out.print(f"revoked {gone.id} ({gone.name})", **VERBATIM)
     if not store.tokens():
-        out.print(f"None is left, and callers still need one; without {store.path} they need none.", **VERBATIM)
+        out.print(
+            f"None is left, and callers still need one; without {store.path} a service of this machine alone needs "
+            "none.",
+            **VERBATIM,
+        )

@@ -12,7 +12,7 @@ from typing import Any
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.config_models import PretrainedConfig
-from affinity_service.engine.deepspeed_settings import settings_file
+from affinity_service.engine.deepspeed_settings import READY_MADE, settings_file
 from affinity_service.engine.session import ENVIRONMENT, PACKAGE, passed_on
 from affinity_service.errors import UserError
 from affinity_service.version import CARRIED, provenance
@@ -114,9 +114,12 @@ def package(
         shutil.copy(ENTRY, stage / ENTRY.name)
         entry, options = [ENTRY.name], []
     if config.base.deepspeed is not None:
-        # The ready-made ones lie beside the package, which travels alone.
-        shutil.copy(settings_file(config.base.deepspeed), stage / DEEPSPEED_NAME)
-        base = config.base.model_copy(update={"deepspeed": DEEPSPEED_NAME})
+        # The ready-made ones lie beside the package, which travels alone. They keep their names, by which the study's
+        # config can be submitted again, also where only those may be named.
+        source = settings_file(config.base.deepspeed)
+        name = source.stem if source.parent == READY_MADE else DEEPSPEED_NAME
+        shutil.copy(source, stage / name)
+        base = config.base.model_copy(update={"deepspeed": name})
         config = config.model_copy(update={"base": base})
     (stage / CONFIG_NAME).write_text(config.to_yaml(), encoding="utf-8")
     variables = {**ENVIRONMENT, **passed_on(os.environ)}

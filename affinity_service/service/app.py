@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from affinity_service.service.context import Service
 from affinity_service.service.errors import JSON, add_handlers
@@ -48,7 +48,9 @@ def create_app(settings: ServiceSettings, runner: JobRunner) -> FastAPI:
     for module in (system, studies, affinity, questions, files, page):
         app.include_router(module.router)
     # The last one added sees a request first.
-    app.add_middleware(BodyLimit, most=settings.most_bytes)
+    app.add_middleware(
+        BodyLimit, most=settings.most_bytes, admits=lambda scope: service.access.scope_of(Request(scope))
+    )
     app.add_middleware(Guard, hosts=settings.hosts)
     app.add_middleware(Observe, metrics=service.metrics)
     return app

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import threading
 import time
@@ -87,7 +88,7 @@ class TokenStore:
             with self._lock:
                 if self._read is None or self._read[0] != key:
                     content = json.loads(self.path.read_text(encoding="utf-8"))
-                    self._read = key, [Token(**entry) for entry in content["tokens"]]
+                    self._read = key, [_checked(Token(**entry)) for entry in content["tokens"]]
                 return list(self._read[1])
         except FileNotFoundError:
             return []
@@ -160,6 +161,18 @@ class TokenStore:
             os.close(lock)
 
 
+def _checked(token: Token) -> Token:
+    """
+    Raises
+    ------
+    ValueError
+        Somebody wrote it by hand, and it says nothing that can be relied on.
+    """
+    if token.scope not in ("read", "write") or not re.fullmatch("[0-9a-f]{64}", token.sha256):
+        raise ValueError(f"token {token.id}: expected scope read or write, and a SHA-256 hash")
+    return token
+
+
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -207,7 +220,8 @@ def reader(request: Request) -> str:
 def writer(request: Request) -> str:
     """A dependency: whoever may start and stop studies."""
     scope = reader(request)
-    if scope == "read":
+    # A token of any other scope, such as one that somebody wrote by hand, may not write either.
+    if scope not in ("write", "local"):
         raise ApiError(403, "this token may only read", "read_only", "a token of scope write is needed")
     return scope
 

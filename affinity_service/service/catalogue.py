@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.errors import UserError
 from affinity_service.service.errors import ApiError, not_found
-from affinity_service.service.jobs import RECORD, JobInfo, JobRecord, JobRunner
+from affinity_service.service.jobs import PENDING, RECORD, JobInfo, JobRecord, JobRunner
 from affinity_service.service.names import folder_of, inside, is_name
 from affinity_service.service.open_study import OpenStudy, without_place
 from affinity_service.service.status import (
@@ -68,6 +70,8 @@ class Catalogue:
         self._described: OrderedDict[str, _Described] = OrderedDict()
         self._open: OrderedDict[str, tuple[tuple[Any, ...], OpenStudy]] = OrderedDict()
         self._opening: dict[str, threading.Lock] = {}
+        # Jobs whose submission is at work: the cluster does not know them yet, which is no end of theirs.
+        self._submitting: set[str] = set()
 
     def names(self) -> list[str]:
         """Names of the folders that may be studies, sorted."""
@@ -134,10 +138,24 @@ class Catalogue:
         return Seen(folder, files, described, record, own)
 
     def _job(self, record: JobRecord | None) -> JobInfo | UserError | None:
+        if record is None:
+            return None
+        # Looked at first: whatever is not among them any more, the cluster has taken or refused.
+        submitting = record.id in self._submitting
         try:
-            return None if record is None else self.runner.state(record.id)
+            found = self.runner.state(record.id)
         except UserError as error:
             return error
+        return JobInfo(record.id, PENDING) if found is None and submitting else found
+
+    @contextlib.contextmanager
+    def submitting(self, job: str) -> Iterator[None]:
+        """For as long as a job is on its way to the cluster it waits for its turn."""
+        self._submitting.add(job)
+        try:
+            yield
+        finally:
+            self._submitting.discard(job)
 
     def _describe(self, name: str, folder: StudyFolder, files: Files) -> _Described:
         key = (files.found.get(CONFIG), files.found.get(SUITE))
@@ -163,7 +181,7 @@ class Catalogue:
         return {
             **seen.standing.to_json(),
             "stages": stage_list(seen.folder, config, seen.files, running, until),
-            "groups": seen.folder.exists("groups.json"),
+            "groups": self._has_groups(name, seen),
             "fidelity": seen.folder.exists("fidelity.json"),
             "report": seen.folder.exists("report/index.html"),
             "can_predict": why is None,
@@ -182,6 +200,16 @@ class Catalogue:
             return self.opened(name).why_not_predict()
         except ApiError as error:
             return error.message
+
+    def _has_groups(self, name: str, seen: Seen) -> bool:
+        """Whether there are stored groups, and of the study's config as it is now."""
+        if "stages/groups.json" not in seen.files or seen.described.problem is not None:
+            return False
+        try:
+            self.opened(name).require("groups")
+        except (ApiError, UserError):
+            return False
+        return True
 
     def opened(self, name: str) -> OpenStudy:
         """The study, opened once for as long as its files stay the same.

@@ -17,6 +17,8 @@ from affinity_service.stages import check_stage_name, stages_of
 
 # Sections within sections; the schema needs five.
 DEEPEST = 30
+# Keys altogether; tasks by name are the most.
+MOST_KEYS = 10_000
 
 
 class PlainYAML(UniqueKeys):
@@ -52,7 +54,7 @@ def parsed_config(content: Any, most_bytes: int, name: str | None = None) -> Con
     if not isinstance(content, Mapping):
         found = type(content).__name__
         raise _invalid(f"expected keys such as `name` and `data`, found {found}")
-    _check_depth(content)
+    _check_shape(content)
     try:
         # What cannot be written as text cannot be stored; keys that are no text are no keys.
         json.dumps(content, ensure_ascii=False, default=str).encode()
@@ -93,9 +95,13 @@ def _from_yaml(text: str) -> Any:
         raise _invalid(f"not valid YAML: {str(error)[:200]}") from error
 
 
-def _check_depth(content: Any) -> None:
+def _check_shape(content: Any) -> None:
     level: list[Any] = [content]
+    keys = 0
     for _ in range(DEEPEST):
+        keys += sum(len(value) for value in level if isinstance(value, Mapping))
+        if keys > MOST_KEYS:
+            raise _invalid(f"more than {MOST_KEYS} keys")
         deeper: list[Any] = []
         for value in level:
             if isinstance(value, Mapping):

@@ -36,10 +36,13 @@ class Service:
     metrics: Metrics
     quick: Workers
     slow: Workers
+    # Starting and stopping: whoever may only ask must not be able to keep a run from being cancelled.
+    jobs: Workers
     version: str
     # Of studies by status, for the metrics.
     counted: Kept
     streams: int = 0
+    downloads: int = 0
 
     @classmethod
     def of(cls, settings: ServiceSettings, runner: JobRunner) -> Service:
@@ -54,6 +57,7 @@ class Service:
             Metrics(),
             Workers("quick", settings.workers, settings.queue),
             Workers("slow", settings.slow_workers, settings.slow_queue),
+            Workers("jobs", settings.job_workers, settings.job_queue),
             provenance().version,
             Kept(COUNT_SECONDS),
         )
@@ -79,6 +83,7 @@ class Service:
     def close(self) -> None:
         self.quick.close()
         self.slow.close()
+        self.jobs.close()
 
 
 def _may_have_tokens(settings: ServiceSettings) -> bool:

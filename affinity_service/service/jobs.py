@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -25,6 +27,8 @@ FRESH_SECONDS = 1.0
 LONGEST_SECONDS = 5.0
 # The ends of so many jobs are remembered; they do not change.
 MOST_ENDED = 10_000
+# Ids become part of addresses of the dashboard.
+_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,150}\Z", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,11 @@ class JobRecord:
             if not folder.exists(RECORD):
                 return None
             found = folder.read_json(RECORD)
-            return cls(
+            own = cls(
                 str(found["id"]), str(found["until"]), float(found["submitted"]), bool(found.get("cancelled", False))
             )
+            # Whoever may write the folder could have written it: what cannot be a job or a time is none.
+            return own if _ID.match(own.id) and math.isfinite(own.submitted) and 0 <= own.submitted < 1e11 else None
         except (OSError, UserError, KeyError, TypeError, ValueError, pa.ArrowException):
             return None
 
@@ -90,7 +96,9 @@ class RayJobs:
         self._jobs: Jobs | None = None
         self._lock = threading.Lock()
         self._ended: OrderedDict[str, JobInfo] = OrderedDict()
-        self._asked, self._known = float("-inf"), dict[str, JobInfo]()
+        # When the cluster was asked last, and when something was changed there last.
+        self._asked, self._changed = float("-inf"), float("-inf")
+        self._known: dict[str, JobInfo] = {}
 
     def _client(self) -> Jobs:
         from affinity_service.engine.jobs import Jobs, dashboard_of_cluster
@@ -106,7 +114,7 @@ class RayJobs:
             # What Ray's client raises for every answer that is no success.
             raise UserError(str(error).strip().split("\n")[0]) from error
         finally:
-            self._asked = float("-inf")
+            self._changed = time.monotonic()
 
     def state(self, job: str) -> JobInfo | None:
         if (ended := self._ended.get(job)) is not None:
@@ -118,10 +126,12 @@ class RayJobs:
                 raise UserError("the cluster takes its time to answer")
             return last
         try:
-            if time.monotonic() - self._asked > FRESH_SECONDS:
+            # An answer to what was asked before a job was submitted does not know the job.
+            if time.monotonic() - self._asked > FRESH_SECONDS or self._asked <= self._changed:
+                begin = time.monotonic()
                 # One question for all studies of a page, not one each.
                 self._known = {own: _info(state) for own, state in self._asking().items()}
-                self._asked = time.monotonic()
+                self._asked = begin
                 self._ended.update({own: info for own, info in self._known.items() if info.over})
                 while len(self._ended) > MOST_ENDED:
                     self._ended.popitem(last=False)
@@ -145,7 +155,7 @@ class RayJobs:
                 return None
             raise
         finally:
-            self._asked = float("-inf")
+            self._changed = time.monotonic()
 
     def logs(self, job: str) -> str | None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import signal
 import socket
 import threading
@@ -41,14 +42,25 @@ def checked(settings: ServiceSettings, host: str) -> ServiceSettings:
     if not loopback and not tokens:
         raise UserError(
             f"--host {host}: others can reach the service there, and it has no token; make one with "
-            f"`affinity token create NAME --scope write --root {settings.root}`, or stay at --host 127.0.0.1"
+            f"`{token_command(settings.root, settings.tokens)}`, or stay at --host 127.0.0.1"
         )
-    if "*" in settings.hosts and not tokens:
-        raise UserError("--allow-host '*': without tokens any page could use the service; name hosts")
+    # Names of other machines come through a proxy here: whoever reaches the proxy would be let in.
+    reached = [name for name in settings.hosts if not is_loopback(name)]
+    if reached and not tokens:
+        raise UserError(
+            f"--allow-host {reached[0]}: others can reach the service by that name, and it has no token; make one with "
+            f"`{token_command(settings.root, settings.tokens)}`"
+        )
     names = [] if host in ("0.0.0.0", "::") else [host.strip("[]")]
     where = str(Path(settings.root).expanduser().absolute()) if "://" not in settings.root else settings.root
-    changes = {"root": where, "require_tokens": not loopback, "hosts": [*names, *settings.hosts]}
+    changes = {"root": where, "require_tokens": not loopback or bool(reached), "hosts": [*names, *settings.hosts]}
     return settings.model_copy(update=changes)
+
+
+def token_command(root: str, tokens: str | None) -> str:
+    """What makes a token for this service, and for no other."""
+    place = f"--root {shlex.quote(root)}" if tokens is None else f"--tokens {shlex.quote(tokens)}"
+    return f"affinity token create NAME --scope write {place}"
 
 
 def free(host: str, port: int) -> int:

@@ -19,16 +19,22 @@ class BodyLimit:
     """Reads a request's body, chunked or not, before the app sees it: at most so many bytes within so many seconds.
 
     Bodies are small; whatever follows one, such as the client's leaving, is passed on.
+
+    admits : raises ``ApiError`` for a request that is let in nowhere: nobody waits for the body of one, or a few
+        hundred strangers who send theirs slowly would take every place.
     """
 
-    def __init__(self, app: ASGIApp, most: int, seconds: float = 30.0) -> None:
-        self.app, self.most, self.seconds = app, most, seconds
+    def __init__(self, app: ASGIApp, most: int, admits: Callable[[Scope], Any], seconds: float = 30.0) -> None:
+        self.app, self.most, self.admits, self.seconds = app, most, admits, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         try:
+            if _has_body(scope):
+                # It looks at a file.
+                await asyncio.to_thread(self.admits, scope)
             body = await asyncio.wait_for(self._read(scope, receive), self.seconds)
         except TimeoutError:
             error = ApiError(408, f"the body did not arrive within {self.seconds:g} seconds", "timeout")
@@ -67,6 +73,11 @@ class BodyLimit:
 
     def _too_large(self) -> ApiError:
         return ApiError(413, f"the body is larger than {self.most} bytes, the most that this service reads")
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = dict(scope["headers"])
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
 
 class Workers:

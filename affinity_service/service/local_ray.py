@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -69,9 +70,12 @@ def local_ray() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _head() -> Iterator[str]:
-    PLACE.mkdir(mode=0o700, exist_ok=True)
-    if PLACE.stat().st_uid != os.getuid():
-        raise UserError(f"{PLACE} belongs to somebody else: set TMPDIR to a folder of your own")
+    with contextlib.suppress(FileExistsError):
+        PLACE.mkdir(mode=0o700)
+    # Not where a link leads, which somebody else may have put there.
+    found = PLACE.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
+        raise UserError(f"{PLACE} is no folder that you alone can write: set TMPDIR to a folder of your own")
     ports = dict(zip((*PORTS, "dashboard-port"), _free_ports(len(PORTS) + 1), strict=True))
     options = [f"--{name}={port}" for name, port in ports.items()]
     options += ["--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]

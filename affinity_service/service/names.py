@@ -57,6 +57,11 @@ def inside(path: Path, root: Path) -> bool:
         return False
 
 
+def owns(folder: StudyFolder, name: str) -> bool:
+    """Whether a study has this file of its own: a link out of its folder would show whatever the service may read."""
+    return folder.exists(name) and (not folder.is_local or inside(Path(folder.root, name), Path(folder.root)))
+
+
 def cursor_of(last: str) -> str:
     return base64.urlsafe_b64encode(last.encode("utf-8", "surrogatepass")).decode().rstrip("=")
 

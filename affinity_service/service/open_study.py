@@ -18,8 +18,8 @@ from affinity_service.study import Study
 from affinity_service.version import check_readable
 
 Answer = TypeVar("Answer")
-# Answers of so many questions are kept; one is a few kilobytes.
-MOST_ANSWERS = 4096
+# Of the answers that are kept, rows altogether; a row is half a kilobyte.
+MOST_ROWS = 100_000
 
 
 class OpenStudy(Study):
@@ -32,7 +32,8 @@ class OpenStudy(Study):
         super().__init__(folder)
         self._turn = threading.RLock()
         self._finished: set[str] = set()
-        self._answers: OrderedDict[Any, Any] = OrderedDict()
+        self._answers: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._rows = 0
 
     @classmethod
     def of(cls, folder: StudyFolder) -> OpenStudy:
@@ -84,18 +85,21 @@ class OpenStudy(Study):
     def without_place(self, message: str) -> str:
         return without_place(message, self.folder)
 
-    def answered(self, question: Any, answer: Callable[[], Answer]) -> Answer:
-        """The answer, from memory where the same was asked before."""
+    def answered(self, question: tuple[Any, ...], answer: Callable[[], Answer]) -> Answer:
+        """The answer, from memory where the same was asked before. A question is what is asked, and a part per row."""
         with self._turn:
             if question in self._answers:
                 self._answers.move_to_end(question)
                 found: Answer = self._answers[question]
                 return found
-        made = answer()
+        made, rows = answer(), len(question) - 1
         with self._turn:
-            self._answers[question] = made
-            while len(self._answers) > MOST_ANSWERS:
-                self._answers.popitem(last=False)
+            if rows <= MOST_ROWS and question not in self._answers:
+                self._answers[question] = made
+                self._rows += rows
+            while self._rows > MOST_ROWS:
+                gone, _ = self._answers.popitem(last=False)
+                self._rows -= len(gone) - 1
         return made
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 TaskName = Annotated[str, Field(min_length=1, max_length=500)]
 # More tasks than any suite that was measured has.
 MOST_TASKS = 5000
+# No body has so many keys of its own.
+MOST_KEYS = 50
 
 
 def shows(**example: Any) -> ConfigDict:
@@ -16,9 +18,20 @@ def shows(**example: Any) -> ConfigDict:
 
 
 class Body(BaseModel):
-    """What is sent: keys that are not known are errors."""
+    """What is sent: keys that are not known are errors.
+
+    A body within its bound can hold hundreds of thousands of mistakes, and to word them all would keep every other
+    request waiting: lists end at the first one, and of too many keys none is looked at.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_keys(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > MOST_KEYS:
+            raise ValueError(f"found {len(value)} keys; expected {', '.join(cls.model_fields)}")
+        return value
 
 
 def asks(**example: Any) -> ConfigDict:
@@ -139,7 +152,7 @@ class Affinity(BaseModel):
 
 class PredictBody(Body):
     model_config = asks(tasks=["Class1", "Class4"])
-    tasks: list[TaskName] = Field(min_length=1, max_length=MOST_TASKS)
+    tasks: Annotated[list[TaskName], FailFast()] = Field(min_length=1, max_length=MOST_TASKS)
 
 
 class Prediction(BaseModel):
@@ -182,9 +195,8 @@ class Partners(BaseModel):
     partners: list[Partner]
 
 
-NameSets = Annotated[
-    list[Annotated[list[TaskName], Field(min_length=1, max_length=MOST_TASKS)]], Field(max_length=MOST_TASKS)
-]
+NameSet = Annotated[list[TaskName], FailFast(), Field(min_length=1, max_length=MOST_TASKS)]
+NameSets = Annotated[list[NameSet], FailFast(), Field(max_length=MOST_TASKS)]
 
 
 class GroupsBody(Body):

@@ -18,6 +18,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from affinity_service.artifacts import StudyFolder
+from affinity_service.config import Config
 from affinity_service.errors import UserError
 from affinity_service.service.allowed import Permissions
 from affinity_service.service.catalogue import Catalogue
@@ -69,19 +70,24 @@ class Starter:
             before = JobRecord.read(folder)
             # Written first: a job that nobody knows of could not be found again.
             record = JobRecord(f"{name}-{uuid.uuid4().hex[:8]}", until, time.time())
-            try:
-                record.write(folder)
-            except (OSError, UserError, pa.ArrowException) as error:
-                raise ApiError(503, f"study `{name}` cannot be written: {_reason(error)}", "storage") from error
-            try:
-                self.catalogue.runner.submit(record.id, config, folder.root, until)
-            except Exception as error:
-                with contextlib.suppress(OSError, UserError, pa.ArrowException):
-                    before.write(folder) if before is not None else folder.delete(RECORD)
-                if isinstance(error, UserError):
-                    raise ApiError(503, "the cluster does not take the job", "cluster", _reason(error)) from error
-                raise
+            with self.catalogue.submitting(record.id):
+                self._submit(folder, record, before, config)
             return self.catalogue.see(name).standing
+
+    def _submit(self, folder: StudyFolder, record: JobRecord, before: JobRecord | None, config: Config) -> None:
+        """Write the record, and start the job; where it is not taken the record is again what it was."""
+        try:
+            record.write(folder)
+        except (OSError, UserError, pa.ArrowException) as error:
+            raise ApiError(503, f"study `{config.name}` cannot be written: {_reason(error)}", "storage") from error
+        try:
+            self.catalogue.runner.submit(record.id, config, folder.root, record.until)
+        except Exception as error:
+            with contextlib.suppress(OSError, UserError, pa.ArrowException):
+                before.write(folder) if before is not None else folder.delete(RECORD)
+            if isinstance(error, UserError):
+                raise ApiError(503, "the cluster does not take the job", "cluster", _reason(error)) from error
+            raise
 
     def stop(self, name: str) -> Standing:
         """Cancel the job that works on a study; one that has none at work stays as it is.

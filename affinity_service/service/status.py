@@ -17,6 +17,7 @@ from affinity_service.errors import UserError
 from affinity_service.lock import LOCK, is_held
 from affinity_service.progress import PROGRESS, read_progress
 from affinity_service.service.jobs import FAILED, PENDING, RECORD, RUNNING, STOPPED, SUCCEEDED, JobInfo, JobRecord
+from affinity_service.service.open_study import without_place
 from affinity_service.stages import STAGE_NAMES, Stage, stages_of
 from affinity_service.version import check_readable
 
@@ -134,7 +135,7 @@ def standing(
             message = "the cluster no longer knows the job; submit the study again to continue"
     else:
         status = {SUCCEEDED: FINISHED, FAILED: BROKEN, STOPPED: CANCELLED}[info.status]
-        message = _reason(info.message) if status == BROKEN else None
+        message = without_place(_reason(info.message), folder) if status == BROKEN else None
         if status != FINISHED and complete and (files.changed() or 0) > (info.ended or time.time()):
             # Somebody else finished it since.
             status, message = FINISHED, None

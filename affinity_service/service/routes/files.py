@@ -14,8 +14,9 @@ from fastapi import Path as InPath
 from starlette.responses import Response, StreamingResponse
 
 from affinity_service.artifacts import StudyFolder
-from affinity_service.service.context import Own, Reader, StudyName, answers
-from affinity_service.service.errors import JSON, not_found
+from affinity_service.service.context import Own, Reader, Service, StudyName, answers
+from affinity_service.service.errors import JSON, ApiError, not_found
+from affinity_service.service.names import owns
 from affinity_service.service.schemas import Models
 
 router = APIRouter(prefix="/v1/studies/{name}", tags=["files"])
@@ -33,7 +34,7 @@ async def get_fidelity(service: Own, _: Reader, name: StudyName) -> Response:
 
     def work() -> Any:
         folder = service.catalogue.see(name).folder
-        if not folder.exists(FIDELITY):
+        if not owns(folder, FIDELITY):
             raise not_found(
                 f"study `{name}` was not validated",
                 "no_fidelity",
@@ -59,7 +60,7 @@ async def list_models(service: Own, _: Reader, name: StudyName) -> dict[str, Any
     "/models/{path:path}",
     response_class=Response,
     responses={
-        **answers(404),
+        **answers(404, 429),
         200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
     },
 )
@@ -79,11 +80,15 @@ async def get_model(
         return folder.filesystem.open_input_stream(path), size
 
     stream, size = await service.quick.run(work)
+    # Serve takes in what is read from here however slowly the client takes it out: so many files lie in memory at most.
+    if service.downloads >= service.settings.most_downloads:
+        stream.close()
+        raise ApiError(429, "too many models are being downloaded", headers={"Retry-After": "10"})
     kind = "application/json" if path.endswith(".json") else "application/octet-stream"
     # The list holds plain names only, so that they fit into a header.
     saved = f'attachment; filename="{path.rsplit("/", 1)[-1]}"'
     headers = {"content-length": str(size), "content-disposition": saved}
-    return StreamingResponse(_pieces(stream, size), media_type=kind, headers=headers)
+    return StreamingResponse(_pieces(service, stream, size), media_type=kind, headers=headers)
 
 
 def _models(folder: StudyFolder) -> dict[str, int]:
@@ -103,8 +108,9 @@ def _plain(name: str) -> bool:
     return name.isascii() and name.isprintable() and not set('"\\%;') & set(name)
 
 
-async def _pieces(stream: pa.NativeFile, size: int) -> AsyncIterator[bytes]:
+async def _pieces(service: Service, stream: pa.NativeFile, size: int) -> AsyncIterator[bytes]:
     """As many bytes as were promised, read in threads."""
+    service.downloads += 1
     try:
         left = size
         while left:
@@ -114,6 +120,7 @@ async def _pieces(stream: pa.NativeFile, size: int) -> AsyncIterator[bytes]:
             left -= len(piece)
             yield piece
     finally:
+        service.downloads -= 1
         stream.close()
 
 
@@ -127,7 +134,7 @@ async def get_report(service: Own, _: Reader, name: StudyName) -> Response:
 
     def work() -> bytes:
         folder = service.catalogue.see(name).folder
-        if not folder.exists(REPORT):
+        if not owns(folder, REPORT):
             raise not_found(f"study `{name}` has no report yet", "no_report")
         return folder.read_bytes(REPORT)
 

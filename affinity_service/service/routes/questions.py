@@ -8,8 +8,10 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from affinity_service.errors import UserError
 from affinity_service.service.context import Own, Reader, StudyName, answers
 from affinity_service.service.errors import ApiError, not_found
+from affinity_service.service.names import owns
 from affinity_service.service.open_study import OpenStudy
 from affinity_service.service.schemas import (
     Groups,
@@ -74,8 +76,13 @@ async def stored_groups(service: Own, _: Reader, name: StudyName) -> dict[str, A
     """The groups that the study stored."""
 
     def work(study: OpenStudy) -> dict[str, Any]:
-        if not study.folder.exists(GROUPS):
+        if not owns(study.folder, GROUPS):
             raise not_found("the study has no groups yet", "no_groups")
+        try:
+            study.require("groups")
+        except UserError as error:
+            # A study that runs again with another config holds the old ones until it comes to them.
+            raise ApiError(409, "the groups are not made yet, or belong to an earlier config", "not_ready") from error
         stored = study.folder.read_json(GROUPS)
         return {key: _finite(stored.get(key)) for key in ("method", "k", "groups", "objective", "bound")}
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from affinity_service.service.context import Own, Reader, StudyName, Writer, answers
 from affinity_service.service.errors import ApiError
 from affinity_service.service.events import event_stream
-from affinity_service.service.names import after_cursor, cursor_of
+from affinity_service.service.names import after_cursor, cursor_of, owns
 from affinity_service.service.schemas import Detail, NewStudy, Studies, Summary, Tasks
 from affinity_service.service.status import CONFIG
 
@@ -42,7 +42,7 @@ async def submit_study(service: Own, _: Writer, body: NewStudy) -> dict[str, Any
     """Start a study as a job. The same name again continues where it stopped."""
     if not service.settings.can_submit:
         raise ApiError(403, "this service starts no studies", "no_submit")
-    made = await service.slow.run(service.starter.start, body.name, body.config, body.until)
+    made = await service.jobs.run(service.starter.start, body.name, body.config, body.until)
     return made.to_json()
 
 
@@ -67,7 +67,7 @@ async def cancel_study(service: Own, _: Writer, name: StudyName) -> dict[str, An
     """Stop the job at work; what is finished stays and can be continued."""
     if not service.settings.can_submit:
         raise ApiError(403, "this service stops no studies", "no_submit")
-    stopped = await service.slow.run(service.starter.stop, name)
+    stopped = await service.jobs.run(service.starter.stop, name)
     return stopped.to_json()
 
 
@@ -106,7 +106,7 @@ async def get_config(service: Own, _: Reader, name: StudyName) -> Response:
 
     def work() -> bytes:
         seen = service.catalogue.see(name)
-        if CONFIG not in seen.files:
+        if CONFIG not in seen.files or not owns(seen.folder, CONFIG):
             raise ApiError(404, f"study `{name}` has not begun yet", "not_ready")
         return seen.folder.read_bytes(CONFIG)
 

@@ -175,10 +175,28 @@ def test_the_service_is_a_serve_config_whose_port_and_files_are_there():
     assert application.import_path == "affinity_service.service.deployment:build"
     (head,) = spec["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"]
     assert config.http_options.port in [each["containerPort"] for each in head["ports"]]
-    mounts = [mount["mountPath"] for mount in head["volumeMounts"]]
-    assert application.args["root"] in mounts
-    assert application.args["tokens"].rsplit("/", 1)[0] in mounts
+    # Replicas ask for no CPU, so they may start on any node.
+    groups = [spec["rayClusterConfig"]["headGroupSpec"], *spec["rayClusterConfig"]["workerGroupSpecs"]]
+    for pod in (group["template"]["spec"] for group in groups):
+        mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert application.args["root"] in mounts
+        secret = mounts[application.args["tokens"].rsplit("/", 1)[0]]
+        (volume,) = [each for each in pod["volumes"] if each["name"] == secret]
+        assert volume["secret"]["secretName"] == "affinity-api-tokens"
     assert application.args["require_tokens"] is True
+
+
+def test_the_port_of_the_service_is_open_to_an_ingress():
+    (policy,) = [each for each in documents(KUBERAY / "common.yaml") if each["kind"] == "NetworkPolicy"]
+    places = {
+        each["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]: [
+            port["port"] for port in rule["ports"]
+        ]
+        for rule in policy["spec"]["ingress"]
+        for each in rule["from"]
+        if "namespaceSelector" in each
+    }
+    assert places["ingress-nginx"] == [8000]
 
 
 def test_the_arguments_of_the_service_are_settings_that_it_has():

@@ -47,6 +47,8 @@ def test_settings_of_deepspeed_travel_whether_ready_made_or_not(tmp_path):
         package(config, "/shared/s", None, installed=False, stage=stage)
         sent = Config.load(stage / "affinity-config.yaml").base.deepspeed
         assert json.loads((stage / sent).read_text()) == json.loads(settings_file(name).read_text())
+        # The study keeps the config that the job got: it must be one that can be submitted again.
+        assert sent == ("zero2" if name == "zero2" else "affinity-deepspeed.json")
 
 
 def test_a_relative_model_must_travel_too(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Who is let in: tokens, hosts, origins, kinds and sizes of bodies."""
 
+import asyncio
 import json
 import os
 import stat
@@ -88,7 +89,9 @@ def test_a_revoked_token_is_out_at_the_next_request_and_no_door_opens(serving, t
 def test_tokens_that_cannot_be_read_let_nobody_in(serving, tokens):
     store, secrets = tokens
     served = serving(tokens=str(store.path))
-    for content in ("", "{", "{}", '{"tokens": [{}]}', '{"tokens": 3}'):
+    whole = store.path.read_text()
+    for content in ("", "{", "{}", '{"tokens": [{}]}', '{"tokens": 3}', whole.replace('"read"', '"Read"'),
+                    whole.replace('"sha256": "', '"sha256": "x')):  # fmt: skip
         store.path.write_text(content)
         error = served.error("GET", "/v1/whoami", 503, headers=bearer(secrets["read"]))
         assert error["code"] == "tokens_unreadable"
@@ -126,6 +129,14 @@ def test_tokens_on_the_command_line(tmp_path, capsys):
     listed = json.loads(affinity("list", "--json"))["tokens"]
     assert [(each["name"], each["scope"]) for each in listed] == [("ana", "write")]
     assert TokenStore(token_file(str(tmp_path), None)).revoke("ana").scope == "write"
+
+
+@pytest.mark.parametrize("command", [["create", "ana"], ["list"], ["revoke", "ana"]])
+def test_tokens_of_a_root_that_is_misspelt_are_not_made(tmp_path, capsys, command):
+    wrong = tmp_path / "studeis"
+    assert attempt(lambda: app(["token", *command, "--root", str(wrong)], standalone_mode=False)) != 0
+    assert "no such folder" in capsys.readouterr().err
+    assert not wrong.exists()
 
 
 @pytest.mark.parametrize(
@@ -189,6 +200,28 @@ def test_large_bodies_are_refused_stated_or_chunked(serving):
     assert served.client.post("/v1/studies/done/predict", content=small, headers=headers).status_code == 200
 
 
+@pytest.mark.parametrize("length", [(b"content-length", b"10"), (b"transfer-encoding", b"chunked")])
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/studies"), ("GET", "/healthz"), ("POST", "/nowhere")])
+def test_nobody_waits_for_the_body_of_a_stranger(serving, tokens, method, path, length):
+    served = serving(tokens=str(tokens[0].path))
+    sent = []
+
+    async def ask():
+        async def never():
+            await asyncio.sleep(60)
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json"), length]
+        scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "headers": headers,
+                 "query_string": b"", "root_path": "", "scheme": "http", "http_version": "1.1"}  # fmt: skip
+        await asyncio.wait_for(served.client.app(scope, never, send), 10)
+
+    asyncio.run(ask())
+    assert sent[0]["status"] == 401
+
+
 def test_every_answer_has_headers_that_keep_browsers_from_guessing(served):
     for path in ("/healthz", "/v1/whoami", "/v1/studies/nobody", "/nowhere"):
         headers = served.client.get(path).headers
@@ -205,6 +238,16 @@ def test_more_than_can_wait_is_told_to_come_back(serving):
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     workers.atwork = 0
     served.get("/v1/studies")
+
+
+def test_questions_do_not_keep_a_run_from_being_cancelled(serving):
+    served = serving()
+    slow = served.client.app.state.service.slow
+    slow.atwork = slow.most
+    assert served.client.post("/v1/studies/done/groups", json={"k": 2}).status_code == 503
+    served.post("/v1/studies", WRITE["/v1/studies"], 201)
+    assert served.post("/v1/studies/new/cancel")["status"] == "cancelled"
+    slow.atwork = 0
 
 
 def test_what_nobody_foresaw_has_an_id_that_the_log_has_too(served, caplog, monkeypatch):
@@ -253,9 +296,21 @@ def test_others_are_let_in_with_tokens_only(tmp_path):
         checked(ServiceSettings(root=str(tmp_path), data_roots=[str(tmp_path / "nowhere")]), "127.0.0.1")
 
 
-def test_any_host_name_needs_tokens(tmp_path):
-    with pytest.raises(UserError, match="allow-host"):
-        checked(ServiceSettings(root=str(tmp_path), hosts=["*"]), "127.0.0.1")
+@pytest.mark.parametrize("name", ["*", "lab.example", "192.0.2.7"])
+def test_names_of_other_machines_need_tokens_behind_a_proxy_too(tmp_path, name):
+    settings = ServiceSettings(root=str(tmp_path), hosts=[name])
+    with pytest.raises(UserError, match=r"allow-host.*affinity token create NAME --scope write --root"):
+        checked(settings, "127.0.0.1")
+    TokenStore(token_file(str(tmp_path), None)).create("ana", "read")
+    # Without the file nobody is let in, rather than everybody.
+    assert checked(settings, "127.0.0.1").require_tokens is True
+    assert checked(ServiceSettings(root=str(tmp_path), hosts=["127.0.0.2"]), "127.0.0.1").require_tokens is False
+
+
+def test_the_command_that_makes_a_token_names_the_file_that_is_read(tmp_path):
+    settings = ServiceSettings(root=str(tmp_path), tokens=str(tmp_path / "my tokens.json"))
+    with pytest.raises(UserError, match=r"--tokens '.*/my tokens.json'`"):
+        checked(settings, "0.0.0.0")
 
 
 def test_a_port_in_use_is_said():

@@ -20,6 +20,18 @@ def test_models_are_listed_and_fetched(served):
         assert int(answer.headers["content-length"]) == size == len(answer.content)
 
 
+def test_too_many_downloads_are_refused(serving):
+    served = serving(most_downloads=1)
+    service = served.client.app.state.service
+    path = f"{BASE}/models/base_model/model.safetensors"
+    service.downloads = 1
+    assert served.error("GET", path, 429)["code"] == "too_many"
+    service.downloads = 0
+    for _ in range(2):
+        served.get(path)
+    assert service.downloads == 0
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -81,6 +93,21 @@ def test_studies_behind_links_that_lead_out_are_not_there(served, tmp_path):
         served.error("GET", f"/v1/studies/{name}/report", 404)
         body = {"name": name, "config": {"data": {"source": "yeast"}}}
         served.error("POST", "/v1/studies", 404, json=body)
+
+
+@pytest.mark.parametrize(
+    ("path", "file"),
+    [("config", "config.yaml"), ("report", "report/index.html"), ("fidelity", "fidelity.json"),
+     ("groups", "groups.json")],
+)  # fmt: skip
+def test_files_behind_links_that_lead_out_of_a_study_are_not_there(served, tmp_path, path, file):
+    text = (
+        '{"secret": "of whom the service runs as"}' if file.endswith(".json") else "name: done\ndata: {source: yeast}"
+    )
+    (tmp_path / "elsewhere").write_text(text)
+    (served.root / "done" / file).unlink(missing_ok=True)
+    (served.root / "done" / file).symlink_to(tmp_path / "elsewhere")
+    served.error("GET", f"{BASE}/{path}", 404)
 
 
 def test_the_page_is_served_from_its_folder_only(served, monkeypatch, tmp_path):

@@ -8,7 +8,10 @@ import pyarrow as pa
 import pytest
 
 from affinity_service import Study
+from affinity_service.artifacts import StudyFolder
+from affinity_service.config import Config
 from affinity_service.grouping import centre_rows
+from affinity_service.service import errors, open_study
 from tests.served import write_study
 
 BASE = "/v1/studies/done"
@@ -144,3 +147,54 @@ def test_a_study_that_trains_every_subset_is_not_asked_to(served):
     folder.write_bytes("config.yaml", text.encode())
     error = served.error("POST", "/v1/studies/trains/predict", 409, json={"tasks": ["task_0"]})
     assert error["code"] == "cannot_predict"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("groups", {"must_link": [[1] * 5000] * 80}, "must_link.0.0"),
+        ("groups", {"cannot_link": [[]] * 5000}, "cannot_link.0"),
+        ("predict", {"tasks": [1] * 5000}, "tasks.0"),
+        ("groups", {f"{key:x}": 0 for key in range(80_000)}, "80000 keys"),
+    ],
+)
+def test_a_body_full_of_mistakes_is_told_of_the_first(shared, monkeypatch, path, body, named):
+    told = []
+    invalid = errors._invalid
+    monkeypatch.setattr(errors, "_invalid", lambda error: told.append(len(error.errors())) or invalid(error))
+    error = shared.error("POST", f"{BASE}/{path}", 422, json=body)
+    assert named in error["message"]
+    # Each costs as much as the whole body: all of them would hold up every other request.
+    assert told == [1]
+
+
+def test_groups_of_an_earlier_config_are_not_those_of_the_study(served):
+    assert served.get(f"{BASE}/groups")["k"] == 2
+    assert served.get(BASE)["groups"] is True
+    folder = StudyFolder.at(served.root / "done")
+    config = Config.from_yaml(folder.read_bytes("config.yaml").decode())
+    other = config.model_copy(update={"groups": config.groups.model_copy(update={"k": 3})})
+    folder.write_bytes("config.yaml", other.to_yaml().encode())
+    assert served.error("GET", f"{BASE}/groups", 409)["code"] == "not_ready"
+    assert served.get(BASE)["groups"] is False
+
+
+def test_answers_are_kept_by_their_size(served, monkeypatch):
+    monkeypatch.setattr(open_study, "MOST_ROWS", 7)
+    study = served.client.app.state.service.catalogue.opened("done")
+    for tasks in (["task_0", "task_1"], ["task_2"], ["task_3", "task_4"]):
+        served.post(f"{BASE}/predict", {"tasks": tasks})
+    assert len(study._answers) == 3
+    served.post(f"{BASE}/predict", {"tasks": ["task_2"]})
+    served.post(f"{BASE}/predict", {"tasks": ["task_1", "task_2", "task_3"]})
+    # The one that was not asked for longest had to go.
+    assert [question[1:] for question in study._answers] == [
+        ("task_3", "task_4"), ("task_2",), ("task_1", "task_2", "task_3")
+    ]  # fmt: skip
+    assert sum(len(question) - 1 for question in study._answers) == study._rows == 6
+    # The same again, which is neither counted twice nor another answer.
+    study.answered(("predict", "task_2"), dict)
+    assert study._rows == 6
+    # What is larger than all that may be kept is not kept.
+    assert study.answered(("predict", *"abcdefgh"), lambda: "large") == "large"
+    assert len(study._answers) == 3

@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from affinity_service.artifacts import StudyFolder
+from affinity_service.engine.jobs import JobState
 from affinity_service.errors import UserError
 from affinity_service.progress import ProgressFile
-from affinity_service.service.jobs import JobRecord
+from affinity_service.service.jobs import JobRecord, RayJobs
 from tests.served import FakeJobs, write_study
 from tests.unit.service.conftest import CONFIG
 
@@ -127,6 +128,9 @@ def test_a_job_that_failed_says_why(served):
     served.jobs.end(job, "Job failed, last logs:\nerror: data.path x: no such file\nFinished stages are kept; …")
     found = served.get("/v1/studies/new")
     assert (found["status"], found["message"]) == ("failed", "data.path x: no such file")
+    place = served.root / "new"
+    served.jobs.end(job, f"error: study {place}: `suite.json` is missing; {place}/x\nFinished stages are kept; …")
+    assert served.get("/v1/studies/new")["message"] == "the study: `suite.json` is missing; the study/x"
     assert served.get("/v1/studies/new/logs").text == f"log of {job}\n"
     assert served.get("/v1/studies/new/logs?bytes=4").text == served.get("/v1/studies/new/logs").text[-4:]
 
@@ -202,6 +206,44 @@ def test_of_two_submissions_at_once_one_is_taken(serving):
     assert len(slow.submitted) == 1
 
 
+def test_a_study_whose_submission_takes_its_time_is_queued(served):
+    seen = []
+
+    class SlowJobs(FakeJobs):
+        def submit(self, *arguments):
+            seen.append(served.get("/v1/studies/new"))
+            seen.append(served.get("/v1/studies")["studies"][-1])
+            super().submit(*arguments)
+
+    served.client.app.state.service.catalogue.runner = SlowJobs()
+    submit(served)
+    assert [(each["status"], each["message"]) for each in seen] == [("queued", None)] * 2
+
+
+def test_an_answer_from_before_a_submission_does_not_hide_the_job():
+    class Cluster:
+        def __init__(self):
+            self.jobs, self.asked = {}, 0
+
+        def submit(self, *_, job, **__):
+            self.jobs[job] = JobState(job, "PENDING", "", None, None, None)
+
+        def states(self):
+            self.asked += 1
+            answer = dict(self.jobs)
+            if self.asked == 1:
+                # While the cluster answers one question a job comes in.
+                runner.submit("mine", None, "", "report")
+            return answer
+
+    runner = RayJobs(None, False)
+    runner._jobs = cluster = Cluster()
+    assert runner.state("other") is None
+    assert runner.state("mine").status == "PENDING"
+    assert runner.state("other") is None
+    assert cluster.asked == 2
+
+
 def test_a_folder_that_is_no_study_stays_as_it_is(served):
     (served.root / "photos").mkdir()
     (served.root / "photos/a.jpg").write_bytes(b"x")
@@ -247,6 +289,7 @@ def test_configs_as_yaml_text_and_their_own_names(served):
         ("data: {source: yeast}\nfits: {subsets: many}", "fits.subsets"),
         ("data: {source: yeats}", "source"),
         ("x" * 200_000, "longer"),
+        ({"data": {"source": "yeast", **{f"{key:x}": 0 for key in range(10_000)}}}, "keys"),
         ("\0", "YAML"),
     ],
 )
@@ -274,6 +317,18 @@ def test_a_service_that_only_reads_starts_nothing(serving):
 
 def test_records_that_cannot_be_read_are_none(tmp_path):
     folder = StudyFolder.at(tmp_path)
-    for content in (b"", b"[]", b'{"id": 1}', b"null"):
+    whole = b'{"id": "a-1", "until": "report", "submitted": 1.0}'
+    wrong = (
+        whole.replace(b"a-1", b"../../x"),
+        whole.replace(b"a-1", b""),
+        *(whole.replace(b"1.0", at) for at in TIMES),
+    )
+    for content in (b"", b"[]", b'{"id": 1}', b"null", *wrong):
         (tmp_path / "job.json").write_bytes(content)
         assert JobRecord.read(folder) is None
+    (tmp_path / "job.json").write_bytes(whole)
+    assert JobRecord.read(folder) == JobRecord("a-1", "report", 1.0)
+
+
+# Of no year that can be shown.
+TIMES = (b"NaN", b"Infinity", b"-1", b"1e300")
