@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
-BESIDE := $(addprefix tests/engine/test_,training.py measuring.py graph.py sage.py)
+BESIDE := $(addprefix tests/engine/test_,training.py language_training.py measuring.py graph.py sage.py object_store.py)
 BENCHMARKS := sdp networks predict fits scheduler measuring demo plan fidelity groups training_time graph service gpu
 BENCHMARKS += workers driver_memory language_gradients language
 

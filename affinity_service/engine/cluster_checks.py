@@ -24,7 +24,8 @@ ANSWER_SECONDS = 60.0
 def deepspeed_works() -> Iterator[Finding]:
     try:
         import deepspeed
-        from deepspeed.git_version_info import compatible_ops, installed_ops
+        from deepspeed.git_version_info import installed_ops
+        from deepspeed.ops import __compatible_ops__ as compatible_ops
     except Exception as error:
         yield Finding(
             "deepspeed",
