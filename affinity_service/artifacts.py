@@ -15,6 +15,7 @@ import os
 import posixpath
 import re
 import shutil
+import stat
 import tempfile
 import threading
 import time
@@ -48,6 +49,24 @@ def fingerprint(content: Any) -> str:
     """Hex digest (128 bits) of anything JSON can hold, independent of the order of keys."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def own_folder(place: Path) -> Path:
+    """A folder in a place that everybody may write, made where there is none; nobody else can have laid it out.
+
+    Raises
+    ------
+    UserError
+        Somebody else can write it, or it is a link.
+    """
+    with contextlib.suppress(FileExistsError):
+        place.mkdir(mode=0o700)
+    found = place.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
+        raise UserError(
+            f"{place} is no folder that you alone can write: remove it, or set TMPDIR to a folder of your own"
+        )
+    return place
 
 
 @dataclass(frozen=True)
@@ -229,7 +248,7 @@ class StudyFolder:
         """A path to memory-map: the file itself, or a copy that a remote storage's file is fetched to once."""
         if self.is_local:
             return Path(self.root, name)
-        cache = Path(tempfile.gettempdir(), f"affinity-cache-{os.getuid()}", fingerprint(self.root))
+        cache = own_folder(Path(tempfile.gettempdir(), f"affinity-cache-{os.getuid()}")) / fingerprint(self.root)
         info = self._asking(name, lambda tree: tree.get_file_info(name))
         copy = cache / f"{name}.{info.mtime_ns or 0}.{info.size}"
         if not copy.exists():

@@ -117,7 +117,7 @@ def package(
         # The ready-made ones lie beside the package, which travels alone. They keep their names, by which the study's
         # config can be submitted again, also where only those may be named.
         source = settings_file(config.base.deepspeed)
-        name = source.stem if source.parent == READY_MADE else DEEPSPEED_NAME
+        name = source.stem if source.parent == READY_MADE and not (stage / source.stem).exists() else DEEPSPEED_NAME
         shutil.copy(source, stage / name)
         base = config.base.model_copy(update={"deepspeed": name})
         config = config.model_copy(update={"base": base})

@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 
 from affinity_service.service.context import Service
 from affinity_service.service.errors import ApiError
-from affinity_service.service.status import LIVE
+from affinity_service.service.status import LIVE, UNASKED, UNFINISHED
 
 # A storage or a cluster that fails for a moment does not end a stream; so many failures in a row do.
 PATIENCE = 30
@@ -38,11 +38,11 @@ async def _events(service: Service, name: str, state: dict[str, Any]) -> AsyncIt
     try:
         yield _event("state", state)
         shown, failures = _without_clock(state), 0
-        while state["status"] in LIVE:
+        while state["status"] in LIVE or (_is_unsure(state) and failures <= PATIENCE):
             await asyncio.sleep(settings.poll_seconds)
             try:
                 state = await service.quick.run(service.catalogue.detail, name)
-                failures = 0
+                failures = failures + 1 if _is_unsure(state) else 0
             except ApiError as error:
                 failures += 1
                 if error.status == 404 or failures > PATIENCE:
@@ -58,6 +58,11 @@ async def _events(service: Service, name: str, state: dict[str, Any]) -> AsyncIt
     finally:
         service.streams -= 1
         service.metrics.streams.set(service.streams)
+
+
+def _is_unsure(state: dict[str, Any]) -> bool:
+    """Whether nobody can say just now how the job goes: that is no end of it."""
+    return state["status"] == UNFINISHED and state["message"] == UNASKED
 
 
 def _without_clock(state: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import os
 import secrets
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from affinity_service.artifacts import own_folder
 from affinity_service.errors import UserError
 
 # Whoever looks for the cluster of this machine looks elsewhere. Short, as a socket's path has 107 characters at most.
@@ -70,12 +70,7 @@ def local_ray() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _head() -> Iterator[str]:
-    with contextlib.suppress(FileExistsError):
-        PLACE.mkdir(mode=0o700)
-    # Not where a link leads, which somebody else may have put there.
-    found = PLACE.lstat()
-    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
-        raise UserError(f"{PLACE} is no folder that you alone can write: set TMPDIR to a folder of your own")
+    own_folder(PLACE)
     ports = dict(zip((*PORTS, "dashboard-port"), _free_ports(len(PORTS) + 1), strict=True))
     options = [f"--{name}={port}" for name, port in ports.items()]
     options += ["--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]

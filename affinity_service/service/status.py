@@ -30,6 +30,7 @@ QUEUED, AT_WORK, FINISHED, BROKEN, CANCELLED, UNFINISHED = (
     "unfinished",
 )
 LIVE = (QUEUED, AT_WORK)
+UNASKED = "the cluster cannot be asked how the job goes"
 STATUSES = (*LIVE, FINISHED, BROKEN, CANCELLED, UNFINISHED)
 CONFIG, SUITE = "config.yaml", "suite.json"
 # What changes when a study does.
@@ -123,7 +124,7 @@ def standing(
     message: str | None = None
     held = is_held(folder) if LOCK in files else False
     if isinstance(info, UserError):
-        message = "the cluster cannot be asked how the job goes"
+        message = UNASKED
         info = None
     if info is not None and not info.over:
         status = AT_WORK if info.status == RUNNING or (held and info.status != PENDING) else QUEUED

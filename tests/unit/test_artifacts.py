@@ -1,5 +1,6 @@
 import os
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -116,6 +117,24 @@ def test_a_remote_filesystem_serves_and_shows_nothing_half():
     finish(remote, "f1")
     assert remote.is_done("fits", "f1")
     assert remote.local_path("fits/a").read_bytes() == b"x" * 10
+
+
+def test_copies_of_a_remote_study_lie_where_nobody_else_can_put_some(tmp_path, monkeypatch):
+    remote = StudyFolder.at("mock:///bucket/study")
+    remote.write_bytes("fits/a", b"x" * 10)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    place = tmp_path / f"affinity-cache-{os.getuid()}"
+    (tmp_path / "elsewhere").mkdir()
+    place.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="remove it, or set TMPDIR"):
+        remote.local_path("fits/a")
+    assert os.listdir(tmp_path / "elsewhere") == []
+    place.unlink()
+    assert remote.local_path("fits/a").is_relative_to(place)
+    assert place.stat().st_mode & 0o777 == 0o700
+    place.chmod(0o777)
+    with pytest.raises(UserError, match="remove it, or set TMPDIR"):
+        remote.local_path("fits/a")
 
 
 def test_a_file_uri_is_a_local_folder(tmp_path):

@@ -51,6 +51,16 @@ def test_settings_of_deepspeed_travel_whether_ready_made_or_not(tmp_path):
         assert sent == ("zero2" if name == "zero2" else "affinity-deepspeed.json")
 
 
+def test_settings_of_deepspeed_take_no_place_of_the_folder_that_travels(tmp_path):
+    folder, stage = tmp_path / "mine", tmp_path / "job"
+    (folder / "zero2").mkdir(parents=True)
+    config = Config.parse({"name": "mine", "data": YEAST, "base": {"deepspeed": "zero2", "zero_stage": 2}})
+    package(config, "/shared/s", folder, installed=False, stage=stage)
+    sent = Config.load(stage / "affinity-config.yaml").base.deepspeed
+    assert json.loads((stage / sent).read_text()) == json.loads(settings_file("zero2").read_text())
+    assert list((stage / "zero2").iterdir()) == []
+
+
 def test_a_relative_model_must_travel_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "llama").mkdir()

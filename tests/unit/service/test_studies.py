@@ -9,6 +9,7 @@ from affinity_service.artifacts import StudyFolder
 from affinity_service.engine.jobs import JobState
 from affinity_service.errors import UserError
 from affinity_service.progress import ProgressFile
+from affinity_service.service import events
 from affinity_service.service.jobs import JobRecord, RayJobs
 from tests.served import FakeJobs, write_study
 from tests.unit.service.conftest import CONFIG
@@ -100,6 +101,33 @@ def test_a_study_is_submitted_watched_and_ends(served):
     assert events[-2][1]["status"] == "finished"
     assert any(stage["done"] == 7 for _, state in events[:-1] for stage in state["stages"])
     assert served.client.app.state.service.streams == 0
+
+
+def test_a_cluster_that_is_away_for_a_moment_does_not_end_a_stream(served, monkeypatch):
+    job = submit(served)["job"]
+    served.jobs.run(job)
+    state, asked = served.jobs.state, []
+
+    def flickers(own):
+        asked.append(own)
+        if len(asked) in (2, 3):
+            raise UserError("no Ray cluster answers there")
+        if len(asked) == 6:
+            served.jobs.end(job, "error: x")
+        return state(own)
+
+    monkeypatch.setattr(served.jobs, "state", flickers)
+    found = events_of(served.get("/v1/studies/new/events").text)
+    statuses = [content["status"] for _, content in found]
+    assert statuses == ["running", "unfinished", "running", "failed", "failed"]
+    assert found[-1][0] == "end"
+
+
+def test_a_cluster_that_stays_away_ends_a_stream(served, monkeypatch):
+    submit(served)
+    monkeypatch.setattr(events, "PATIENCE", 3)
+    served.jobs.failure = UserError("no Ray cluster answers there")
+    assert [kind for kind, _ in events_of(served.get("/v1/studies/new/events").text)] == ["state", "end"]
 
 
 def test_events_of_a_study_that_is_over_end_at_once(served):
