@@ -21,8 +21,6 @@ HEADERS = (
 )
 ONLY_DATA = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 FRESH = (b"cache-control", b"no-store")
-# Serves its own page, whose scripts come from elsewhere.
-DOCS = ("/docs", "/docs/oauth2-redirect")
 
 
 class Guard:
@@ -43,7 +41,7 @@ class Guard:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 present = {name.lower() for name, _ in message["headers"]}
-                more = (*HEADERS, FRESH, *(() if scope["path"] in DOCS else (ONLY_DATA,)))
+                more = (*HEADERS, FRESH, ONLY_DATA)
                 added = [(name, value) for name, value in more if name not in present]
                 message = {**message, "headers": [*message["headers"], *added]}
             await send(message)

@@ -33,5 +33,5 @@ async def asset(file: str) -> Response:
 def _file(name: str) -> Response:
     path = STATIC / name
     if not _FILE.match(name) or path.is_symlink() or not path.is_file():
-        raise not_found("no such page", hint="/docs describes the interface")
+        raise not_found("no such page", hint="/openapi.json describes the interface")
     return FileResponse(path, headers={"content-security-policy": POLICY, "cache-control": "no-cache"})

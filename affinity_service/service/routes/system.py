@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.openapi.docs import get_swagger_ui_html
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
@@ -53,9 +52,3 @@ async def whoami(service: Own, scope: Reader) -> dict[str, Any]:
 @router.get("/openapi.json", include_in_schema=False)
 async def description(request: Request, _: Reader) -> Response:
     return JSON(request.app.openapi())
-
-
-@router.get("/docs", include_in_schema=False)
-async def docs(request: Request, _: Reader) -> Response:
-    """The description as a page; its scripts come from a public server."""
-    return get_swagger_ui_html(openapi_url="/openapi.json", title=request.app.title)

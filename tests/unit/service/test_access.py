@@ -16,7 +16,7 @@ from tests.unit.service.conftest import CONFIG
 
 OPEN = ("/healthz",)
 READ = (
-    "/v1/whoami", "/metrics", "/openapi.json", "/docs", "/v1/studies", "/v1/studies/done", "/v1/studies/done/events",
+    "/v1/whoami", "/metrics", "/openapi.json", "/v1/studies", "/v1/studies/done", "/v1/studies/done/events",
     "/v1/studies/done/logs", "/v1/studies/done/config", "/v1/studies/done/tasks", "/v1/studies/done/affinity",
     "/v1/studies/done/groups", "/v1/studies/done/fidelity", "/v1/studies/done/models", "/v1/studies/done/report",
     "/v1/studies/done/models/base_model/model.safetensors",
@@ -42,7 +42,7 @@ def test_every_route_is_in_one_of_the_lists_above(served):
     paths = {*OPEN, *READ, *ASK, *WRITE}
     plain = {p.replace("done/models/base_model/model.safetensors", "{name}/models/{path}") for p in paths}
     plain = {p.replace("/studies/done", "/studies/{name}") for p in plain}
-    assert set(served.client.app.openapi()["paths"]) == plain - {"/openapi.json", "/docs"}
+    assert set(served.client.app.openapi()["paths"]) == plain - {"/openapi.json"}
 
 
 def test_with_tokens_nothing_is_said_without_one(serving, tokens):
