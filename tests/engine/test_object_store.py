@@ -63,7 +63,9 @@ def written(bucket, tmp_path_factory) -> Iterator[tuple[str, Path, list[dict], P
         records = run(root / "small.yaml", study, Path(home))
         workers = [
             line
-            for path in Path(home).glob("ray/session_2*/logs/worker-*")
+            # Ray Train has files of its own.
+            for pattern in ("worker-*", "train/ray-train-app-worker-*")
+            for path in Path(home).glob(f"ray/session_2*/logs/{pattern}")
             for line in path.read_text(errors="replace").splitlines()
         ]
         yield study, root / "small.yaml", records, Path(home), workers
