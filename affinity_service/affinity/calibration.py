@@ -13,7 +13,7 @@ from scipy import stats
 
 from affinity_service.affinity.stopping import AT_THE_BEST, StopRule
 from affinity_service.artifacts import StudyFolder
-from affinity_service.config import PROBE_SIZES, FitConfig
+from affinity_service.config_estimate import PROBE_SIZES, FitConfig
 
 CALIBRATION = "fits/calibration.json"
 # Trainings of a probe. Their mean is what is predicted: the order of the examples is no fault of the prediction.

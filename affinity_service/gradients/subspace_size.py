@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from affinity_service.config import MOST_LANDMARKS, GradientConfig
+from affinity_service.config_estimate import MOST_LANDMARKS, GradientConfig
 from affinity_service.gradients.landmarks import Pairs, landmark_pairs
 from affinity_service.gradients.layer_factors import Landmarks
 from affinity_service.gradients.statistics import GradientStatistics

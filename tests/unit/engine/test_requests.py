@@ -6,18 +6,7 @@ import pytest
 
 from affinity_service import cli_output
 from affinity_service.config import Config
-from affinity_service.engine import placement, session
 from affinity_service.engine.requests import requests
-
-
-@pytest.fixture
-def cluster(monkeypatch):
-    def of(*nodes: dict[str, float]) -> None:
-        total = {key: sum(node.get(key, 0) for node in nodes) for key in ("CPU", "GPU")}
-        monkeypatch.setattr(placement.ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
-        monkeypatch.setattr(session.ray, "cluster_resources", lambda: total)
-
-    return of
 
 
 def asked(resources, one_by_one=False, base=2, **sections):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from affinity_service.config_models import CausalLMConfig
 from affinity_service.errors import UserError
@@ -30,14 +32,18 @@ def config(**fields: object) -> CausalLMConfig:
     return CausalLMConfig.model_validate({"path": "unused", "max_memory": SPLIT, "checkpointing": True, **fields})
 
 
+def spread_quietly(plain: nn.Module, folder: Path) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return spread(copy.deepcopy(plain), config(), str(folder))
+
+
 def test_gradients_through_weights_on_the_disk_are_the_same(tmp_path) -> None:
     plain, data = adapted(checkpointing=True), suite()
     space = WeightSpace(trained_shapes(plain))
     example, task = data.pairs(TRAIN)
     expected = compute_features(StreamedGradients(plain, TASKS, 30), Exact(space), data, example, task, 100)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = spread(copy.deepcopy(plain), config(), str(tmp_path))
+    model = spread_quietly(plain, tmp_path)
     places = {p.device.type for p in model.parameters()}
     assert places == {"cpu", "meta"}, "some weights lie on the disk"
     assert any(tmp_path.iterdir())
@@ -55,9 +61,7 @@ def test_a_weight_that_the_head_shares_may_be_away(tmp_path) -> None:
     space = WeightSpace(trained_shapes(plain))
     example, task = data.pairs(TRAIN)
     expected = compute_features(StreamedGradients(plain, TASKS, 30), Exact(space), data, example, task, 100)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = spread(copy.deepcopy(plain), config(), str(tmp_path))
+    model = spread_quietly(plain, tmp_path)
     found = compute_features(StreamedGradients(model, TASKS, 30), Exact(space), data, example, task, 100)
     torch.testing.assert_close(torch.from_numpy(found.features), torch.from_numpy(expected.features))
 
