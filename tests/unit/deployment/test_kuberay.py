@@ -16,6 +16,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from affinity_service import cli, logs, retrying
 from affinity_service.config import Config
+from affinity_service.service.settings import ServiceSettings
 from tests.unit.deployment.manifests import (
     KUBERAY,
     clusters,
@@ -200,6 +201,5 @@ def test_the_port_of_the_service_is_open_to_an_ingress():
 
 
 def test_the_arguments_of_the_service_are_settings_that_it_has():
-    settings = pytest.importorskip("affinity_service.service.settings")
     config = yaml.safe_load(resources()["RayService"]["spec"]["serveConfigV2"])
-    settings.ServiceSettings.model_validate(config["applications"][0]["args"])
+    ServiceSettings.model_validate(config["applications"][0]["args"])
