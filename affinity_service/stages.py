@@ -75,7 +75,7 @@ STAGES = (
         ("suite", "base_model", "gradients"),
         ("fits/",),
         "fits:fit_subsets_stage",
-        version=7,
+        version=8,
         way=GRADIENTS,
     ),
     Stage(
