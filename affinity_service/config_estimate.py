@@ -37,6 +37,9 @@ class GradientConfig(StageConfig):
     layers: list[str] = Field([], description="patterns of parameter names such as body.*; all parameters when empty")
     seed: int = Field(0, ge=0)
     shard_rows: int = Field(4096, ge=1, description="(example, task) rows per file, the unit of resuming")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="of the passes through a language model; what is made of its gradients is in fp32"
+    )
     batch_rows: int = Execution(512, ge=1)
     batch_tokens: int = Execution(1024, ge=1, description="of sequences in one pass, padding counted")
     gpus: Annotated[int, Field(ge=1)] | None = Execution(

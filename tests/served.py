@@ -25,8 +25,8 @@ from affinity_service.tables import write_table
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite, Task, seeded_split
 
 
-def told(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """What `affinity serve --json` prints once it answers.
+def told(process: subprocess.Popen[str], log: Path) -> dict[str, Any]:
+    """What `affinity serve --json` prints once it answers; its errors go to the log.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def told(process: subprocess.Popen[str]) -> dict[str, Any]:
     while not (lines and lines[-1] == "}\n"):
         line = process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the service ended: {''.join(lines)}")
+            raise RuntimeError(f"the service ended:\n{''.join(lines)}{log.read_text()[-4000:]}")
         lines.append(line)
     return json.loads("".join(lines))
 

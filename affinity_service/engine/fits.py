@@ -76,14 +76,18 @@ def fit_tile(
     config: Config,
     folder: StudyFolder,
 ) -> None:
-    """Estimate the subsets and write their tile; `first` is the number of the first one."""
+    """Estimate the subsets and write their tile, unless a process that was lost later has; `first` is the number of the
+    first one."""
+    name = tile_name(first // config.fits.tile)
+    if folder.exists(name):
+        return
     with flop_counter() as counter:
         estimator = study_estimator(config, folder, lambda: inputs, suite.tasks, lambda: suite, device_here())
         estimates = estimator.estimate(subsets)
     cost = {"flops": repr(float(counter.get_total_flops())), "unconverged": str(int((~estimates.converged).sum()))}
     # What a tile cost stays with it, for a run that finds it finished.
     table = estimates.to_table(first).replace_schema_metadata(cost)
-    write_table(folder, tile_name(first // config.fits.tile), table)
+    write_table(folder, name, table)
 
 
 @ray.remote
@@ -99,7 +103,9 @@ def fine_tune_probes(suite: Suite, seed: int, config: Config, folder: StudyFolde
 def calibrate_by_probes(
     inputs: Inputs, suite: Suite, config: Config, folder: StudyFolder, *tuned: tuple[FineTuned, float]
 ) -> None:
-    """Compare the probes with their predictions and write what they say."""
+    """Compare the probes with their predictions and write what they say, unless it is written."""
+    if folder.exists(CALIBRATION):
+        return
     start = time.perf_counter()
     rows, anchor = inputs
     truths, seconds = zip(*tuned, strict=True)

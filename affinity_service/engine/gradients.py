@@ -43,7 +43,8 @@ log = logging.getLogger("affinity_service")
 
 @ray.remote
 class GradientActor:
-    """Holds the base model; computes and writes one piece per call.
+    """Holds the base model; computes and writes one piece per call, unless it is there: the answer of an actor that was
+    lost may have been lost after its piece was written.
 
     The suite comes with every call: it lies in the object store once, whichever actors come and go.
     """
@@ -81,6 +82,8 @@ class GradientActor:
 
     def sums(self, suite: Suite, shard: int) -> None:
         """Sums of the loss gradients over one shard, each split apart."""
+        if self.folder.exists(sums_name(shard)):
+            return
         self._load(suite)
         rows = self._rows(shard)
         split, task, example = self.split[rows], self.task[rows], self.example[rows]
@@ -100,6 +103,8 @@ class GradientActor:
 
     def anchor(self, suite: Suite, shards: int) -> None:
         """Metric, means and basis, written once: features of different bases must never mix."""
+        if self.folder.exists(ANCHOR):
+            return
         self._load(suite)
         settings = self.config.gradients
         costs: dict[int, float] = {}
@@ -118,6 +123,8 @@ class GradientActor:
 
     def compute(self, suite: Suite, shard: int) -> None:
         """The features of one shard."""
+        if self.folder.exists(shard_name(shard)):
+            return
         self._load(suite)
         settings = self.config.gradients
         if self.reduction is None:

@@ -77,7 +77,9 @@ def _write_tiles(
 
 @ray.remote
 def make_block(layer: Layer, block: int, facts: GraphFacts, source: GraphSource, folder: StudyFolder) -> None:
-    """One block of one layer."""
+    """One block of one layer, unless a process that was lost later has written it."""
+    if folder.exists(layer_name(layer.name, block)):
+        return
     layer.make(block, facts, source, folder)
 
 

@@ -163,7 +163,9 @@ def run_trial(settings: dict[str, Any], board: Any, **trial_of: Any) -> dict[str
 
 def _train_trial(trial: Trial, suite: Suite, config: Config, folder: StudyFolder, scratch: str) -> None:
     """Train the runs of one trial, write their losses and the weights that may become a group model; of language models
-    also how often they answer right."""
+    also how often they answer right. Nothing is left to do where a process that was lost later has done it."""
+    if folder.exists(trial.results):
+        return
     train = _train_stacked if is_batched(config, suite) else _train_one_by_one
     initial = folder.read_bytes("base_model/model.safetensors") if config.group_models.start == "base" else None
     outcomes = train(trial.runs, suite, config, scratch, initial)

@@ -116,7 +116,9 @@ def pieces_of(config: Config, folder: StudyFolder, suite: Suite, subsets: Sequen
 
 @ray.remote
 def train_piece(suite: Suite, piece: Piece, config: Config, folder: StudyFolder) -> None:
-    """Train one piece and write its losses after every epoch."""
+    """Train one piece and write its losses after every epoch, unless a process that was lost later has."""
+    if folder.exists(piece.name):
+        return
     start = time.perf_counter()
     weights, epochs = None, config.base.epochs
     if config.validation.start == "base":

@@ -25,7 +25,7 @@ Gradients = PerExampleGradients | StreamedGradients
 def per_example_gradients(model: nn.Module, suite: Suite, settings: GradientConfig) -> Gradients:
     """What takes the gradients of this model, put into eval mode, for examples of this suite."""
     if isinstance(suite.inputs, TokenRows):
-        return StreamedGradients(model, suite.tasks, settings.batch_tokens, settings.layers)
+        return StreamedGradients(model, suite.tasks, settings.batch_tokens, settings.layers, settings.precision)
     return PerExampleGradients(model, suite.tasks)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class StreamedGradients:
     tasks : all tasks of the suite.
     tokens : at most so many in a batch, padding counted.
     wanted : patterns of the parameters whose gradients are asked for; all that train when empty.
+    precision : bf16 takes the passes in mixed precision; blocks and margins are float32 and float64 in any case.
 
     Raises
     ------
@@ -49,11 +50,19 @@ class StreamedGradients:
     # No kernel from activations: a sequence's inner products are sums over pairs of tokens.
     factored = False
 
-    def __init__(self, model: nn.Module, tasks: Sequence[Task], tokens: int, wanted: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tasks: Sequence[Task],
+        tokens: int,
+        wanted: Sequence[str] = (),
+        precision: Literal["fp32", "bf16"] = "fp32",
+    ) -> None:
         self.model, self.tasks, self.tokens = model.eval(), tasks, tokens
         self.layers = _trained_layers(model, wanted)
         # Where what trains lies: the rest may be anywhere, see models/placement.py.
         self.device = next(iter(trained_parameters(model).values())).device
+        self.mixed = precision == "bf16"
         _checkpoint_without_dropout(model)
 
     @contextmanager
@@ -67,7 +76,8 @@ class StreamedGradients:
             parameter.requires_grad_(False)
         try:
             with taps, torch.enable_grad():
-                outputs = self.model(inputs, requested)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+                    outputs = self.model(inputs, requested)
                 margins = pair_margins(outputs, requested, task, label, self.tasks)
 
                 def backward(visit: Visit) -> None:
@@ -127,7 +137,7 @@ class _Taps:
             )
         self._seen.add(name)
         layer = self.layers[name]
-        left, right = self._by_example(name, error), self._by_example(name, activation)
+        left, right = (self._by_example(name, x.float()) for x in (error, activation))
         if isinstance(layer, nn.Linear):
             # One token per example where the layer sees vectors.
             left, right = (x.reshape(len(x), -1, x.shape[-1]).to(self.device) for x in (left, right))

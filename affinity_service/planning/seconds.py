@@ -104,7 +104,8 @@ def base_model_seconds(config: Config, work: Workload, machine: Machine, epochs:
 
 def gradient_seconds(config: Config, work: Workload, machine: Machine, workers: int) -> float:
     rates, settings, d = machine.rates, config.gradients, work.dimension(config)
-    products = gradient_flops(config, work) / (REDUCTION_RATE * rates.gemm * _threads(config))
+    gain = BF16_GAIN if not work.stackable and settings.precision == "bf16" else 1
+    products = gradient_flops(config, work) / (REDUCTION_RATE * rates.gemm * gain * _threads(config))
     batches = math.ceil(work.labels / work.examples_in(settings.batch_rows, settings.batch_tokens))
     elements: float = work.labels * (3 * d + 6 * work.activations)
     if settings.reduction == "rademacher":

@@ -24,7 +24,10 @@ from affinity_service.errors import UserError
 # Whoever looks for the cluster of this machine looks elsewhere. Short, as a socket's path has 107 characters at most.
 PLACE = Path(tempfile.gettempdir(), f"affinity-ray-{os.getuid()}")
 PATIENCE_SECONDS = 180.0
+# Ports are free when they are chosen; another process may take one before Ray does.
+ATTEMPTS = 3
 LEAST_CPUS = 2
+RAYLET_PATIENCE = "RAY_raylet_start_wait_time_s"
 PORTS = ("port", "ray-client-server-port", "dashboard-agent-grpc-port", "metrics-export-port")
 _PR_SET_PDEATHSIG = 1
 
@@ -47,6 +50,8 @@ def local_ray() -> Iterator[None]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_TMPDIR": str(PLACE),
         "RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0"),
+        # Half a minute by default, after which a busy machine has no cluster.
+        RAYLET_PATIENCE: os.environ.get(RAYLET_PATIENCE, f"{PATIENCE_SECONDS:.0f}"),
     }
     # Both would send us to another cluster, and the file holds another token.
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN_PATH"):
@@ -71,26 +76,41 @@ def local_ray() -> Iterator[None]:
 @contextlib.contextmanager
 def _head() -> Iterator[str]:
     own_folder(PLACE)
-    ports = dict(zip((*PORTS, "dashboard-port"), _free_ports(len(PORTS) + 1), strict=True))
-    options = [f"--{name}={port}" for name, port in ports.items()]
-    options += ["--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]
-    options += [f"--num-cpus={max(LEAST_CPUS, os.cpu_count() or 1)}"]
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--temp-dir={PLACE / 'ray'}", "--block"]
     with tempfile.NamedTemporaryFile("w+", prefix="affinity-ray-", suffix=".log") as log:
-        process = subprocess.Popen(
-            [*command, *options],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            # Ctrl-C is for the service, which then ends it in order.
-            start_new_session=True,
-            preexec_fn=_end_with_parent,
-        )
+        process, port = _started_head(Path(log.name))
         try:
-            _wait(process, (ports["port"], ports["dashboard-port"]), Path(log.name))
-            yield f"127.0.0.1:{ports['port']}"
+            yield f"127.0.0.1:{port}"
         finally:
             _end(process)
+
+
+def _started_head(log: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """The process and the port of the cluster."""
+    options = [f"--temp-dir={PLACE / 'ray'}", f"--num-cpus={max(LEAST_CPUS, os.cpu_count() or 1)}", "--block"]
+    options += ["--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]
+    end = time.monotonic() + PATIENCE_SECONDS
+    for _ in range(ATTEMPTS):
+        ports = dict(zip((*PORTS, "dashboard-port"), _free_ports(len(PORTS) + 1), strict=True))
+        with log.open("w") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", *options]
+                + [f"--{name}={port}" for name, port in ports.items()],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C is for the service, which then ends it in order.
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
+        try:
+            if _answers(process, (ports["port"], ports["dashboard-port"]), end):
+                return process, ports["port"]
+        except BaseException:
+            _end(process)
+            raise
+        _end(process)
+    said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    raise UserError(f"a local Ray does not start: {' '.join(said[-5:])[-1000:] or 'it says nothing'}")
 
 
 def _end_with_parent() -> None:
@@ -107,17 +127,16 @@ def _free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
-def _wait(process: subprocess.Popen[bytes], ports: tuple[int, ...], log: Path) -> None:
-    end, missing = time.monotonic() + PATIENCE_SECONDS, list(ports)
+def _answers(process: subprocess.Popen[bytes], ports: tuple[int, ...], end: float) -> bool:
+    """Whether something listens at all ports before the process or the time is over."""
+    missing = list(ports)
     while missing and process.poll() is None and time.monotonic() < end:
         try:
             socket.create_connection(("127.0.0.1", missing[0]), timeout=1).close()
             missing.pop(0)
         except OSError:
             time.sleep(0.2)
-    if missing:
-        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        raise UserError(f"a local Ray does not start: {' '.join(said[-5:])[-1000:] or 'it says nothing'}")
+    return not missing
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -29,7 +29,8 @@ class Running:
 
     def __init__(self, root: Path, data: Path) -> None:
         _, self.secret = TokenStore(token_file(str(root), None)).create("test", "write")
-        self.log = (root.parent / "serve.log").open("w+")
+        log = root.parent / "serve.log"
+        self.log = log.open("w+")
         command = [sys.executable, "-m", "affinity_service", "serve", str(root), "--port", "0", "--json"]
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         self.process = subprocess.Popen(
@@ -40,7 +41,7 @@ class Running:
             text=True,
             start_new_session=True,
         )
-        self.url = told(self.process)["url"]
+        self.url = told(self.process, log)["url"]
 
     def ask(self, path: str, body: Any = None, token: bool = True) -> Any:
         headers = {"Authorization": f"Bearer {self.secret}"} if token else {}

@@ -62,7 +62,7 @@ def service(workspace: Path, undisturbed: Study) -> Iterator[Service]:
             start_new_session=True,
         )
     try:
-        yield Service(told(process)["url"], root, process)
+        yield Service(told(process, workspace / "service.log")["url"], root, process)
     finally:
         kill_tree(process)
 

@@ -94,6 +94,22 @@ def test_streamed_gradients_are_those_of_one_example_at_a_time(make) -> None:
     assert trained_shapes(model) == space.shapes
 
 
+@pytest.mark.parametrize("make", [adapted, lambda: adapted(checkpointing=True), norms_and_linear])
+def test_mixed_precision_is_near_single_precision(make) -> None:
+    model, data = make(), suite()
+    space = WeightSpace(trained_shapes(model))
+    example, task = data.pairs(TRAIN)
+    single, mixed = (
+        compute_features(StreamedGradients(model, TASKS, 30, (), each), Exact(space), data, example, task, 100)
+        for each in ("fp32", "bf16")
+    )
+    error = np.linalg.norm(mixed.features - single.features, axis=1) / np.linalg.norm(single.features, axis=1)
+    # Eight bits of a mantissa: not equal, and not far.
+    assert 1e-5 < np.median(error) < 0.03
+    assert mixed.features.dtype == np.float32
+    np.testing.assert_allclose(mixed.margins, single.margins, atol=0.03)
+
+
 def test_sums_are_those_of_the_gradients() -> None:
     model, data = adapted(), suite()
     space = WeightSpace(trained_shapes(model))
