@@ -12,16 +12,39 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from affinity_service.tasks.tokens import PAD
 
 
 def token_margins(logits: Tensor, label: Tensor) -> Tensor:
-    """(n, V) float logits, (n,) ids → (n,) z_y − log Σ_{k≠y} exp(z_k), whose logistic loss is −log p_y."""
-    chosen = label[:, None]
-    others = logits.scatter(1, chosen, -torch.inf)
-    return logits.gather(1, chosen)[:, 0] - others.logsumexp(dim=1)
+    """(n, V) logits, (n,) ids → (n,) z_y − log Σ_{k≠y} exp(z_k), whose logistic loss is −log p_y; in float32 at
+    least."""
+    return _TokenMargins.apply(logits, label)
+
+
+class _TokenMargins(torch.autograd.Function):
+    """The vocabulary is long: autograd would go over it a dozen times and keep three copies of the logits, not one."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, label: Tensor) -> Tensor:
+        chosen = label[:, None]
+        odds = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
+        own = odds.gather(1, chosen)[:, 0]
+        odds.scatter_(1, chosen, -torch.inf)
+        top = odds.max(dim=1).values
+        total = odds.sub_(top[:, None]).exp_().sum(dim=1)
+        ctx.save_for_backward(odds, total, chosen)
+        ctx.dtype = logits.dtype
+        return own - top - total.log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *errors: Tensor) -> Any:
+        odds, total, chosen = ctx.saved_tensors
+        back = odds * (-errors[0] / total)[:, None]
+        return back.scatter_(1, chosen, errors[0][:, None]).to(ctx.dtype), None
 
 
 def sequence_margins(margins: Tensor, row: Tensor, rows: int) -> Tensor:
@@ -67,7 +90,7 @@ class CausalLM(nn.Module):
         )
         # The logits of a place are of the token that follows.
         logits, goal, learned = answer.logits[:, first - length - 1 : -1], goal[:, first:], learned[:, first:]
-        margins = token_margins(logits[learned].float(), goal[learned])
+        margins = token_margins(logits[learned], goal[learned])
         row = learned.nonzero()[:, 0]
         columns = 1 if tasks is None else len(tasks)
         return sequence_margins(margins, row, len(ids))[:, None].expand(-1, columns)

@@ -10,6 +10,7 @@ from torch import nn
 
 from affinity_service.config_models import CausalLMConfig, PretrainedConfig
 from affinity_service.models.adapters import make_trainable
+from affinity_service.models.attention import choose_attention
 from affinity_service.models.causal_lm import CausalLM
 from affinity_service.models.pretrained import loading, pretrained_folder
 from affinity_service.tasks.suite import Task
@@ -35,5 +36,6 @@ def load_network(loader: Any, config: PretrainedConfig, task_type: str) -> nn.Mo
     folder = pretrained_folder(config.path)
     with loading(config.path):
         network = loader.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    choose_attention(network)
     torch.manual_seed(seed)
     return make_trainable(network, config, task_type)
