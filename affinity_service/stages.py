@@ -75,7 +75,7 @@ STAGES = (
         ("suite", "base_model", "gradients"),
         ("fits/",),
         "fits:fit_subsets_stage",
-        version=8,
+        version=9,
         way=GRADIENTS,
     ),
     Stage(

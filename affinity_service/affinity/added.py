@@ -238,9 +238,8 @@ def estimator_with_added(
         inputs, labels = _examples(examples, added)
         whole = with_heads(model, tasks, config, shape, added)
         network = ValidationNetworks(whole, extended_space(model, whole, config), every, inputs, labels, device)
-    factor, stop = calibration.penalty_factor, calibration.stop
     extended = anchor_with(anchor, added)
-    return LinearizedEstimator(train, validation, every, config, extended, network, factor, stop, device)
+    return LinearizedEstimator(train, validation, every, config, extended, network, calibration, device)
 
 
 def _examples(own: Mapping[str, Tensor], added: Sequence[NewTask]) -> tuple[Tensor, Tensor]:

@@ -87,9 +87,7 @@ def linearized_estimator(
         model = base_model(config, folder, examples["inputs"].shape[1:], tasks)
         space = WeightSpace(trained_shapes(model), config.gradients.layers)
         network = ValidationNetworks(model, space, tasks, examples["inputs"], examples["labels"], device)
-    return LinearizedEstimator(
-        *rows, tasks, config, anchor, network, calibration.penalty_factor, calibration.stop, device
-    )
+    return LinearizedEstimator(*rows, tasks, config, anchor, network, calibration, device)
 
 
 def study_estimator(

@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from affinity_service.affinity.calibration import UNPROBED, Calibration
 from affinity_service.affinity.estimates import Moment, SubsetEstimates, stated_moment
 from affinity_service.affinity.penalty import ridge_penalties
-from affinity_service.affinity.stopping import AT_THE_BEST, ExpectedStop, StopRule
+from affinity_service.affinity.stopping import ExpectedStop
 from affinity_service.config import Config
 from affinity_service.fitting import solve_subsets
 from affinity_service.fitting.member_rows import MemberRows
@@ -53,7 +54,7 @@ class LinearizedEstimator:
     config : `fits`, and of `base` the training that is imagined.
     anchor : as ``gradients.anchor.read_anchor`` gives it.
     network : evaluates the network itself at the weights found, in place of the linearised losses.
-    penalty_factor, stop : on the ridge penalty of the rule, and where a training stops, as probes found them.
+    calibration : what probes found, or what holds without them.
     device : where the products run.
     """
 
@@ -65,12 +66,12 @@ class LinearizedEstimator:
         config: Config,
         anchor: Mapping[str, Tensor],
         network: NetworkLosses | None = None,
-        penalty_factor: float = 1.0,
-        stop: StopRule = AT_THE_BEST,
+        calibration: Calibration = UNPROBED,
         device: str = "cpu",
     ) -> None:
         self.config, self.tasks, self.device = config, tasks, device
-        self.penalty_factor, self.stop = penalty_factor, stop
+        self.penalty_factor, self.stop = calibration.penalty_factor, calibration.stop
+        self.reach_steps, self.offsets = calibration.reach_steps, np.array(calibration.offsets)
         squared = [task.kind == "regression" for task in tasks]
         self.kinds = ["squared" if each else "logistic" for each in squared]
         whole = Anchor.from_tensors(anchor, device)
@@ -95,13 +96,17 @@ class LinearizedEstimator:
         return self.estimates(subsets, [stated_moment(self.config)])[0]
 
     def courses(self, subsets: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-        """(M, epochs) what the stop is judged by: linearised validation losses over the subset's tasks."""
+        """(M, epochs, T) what the stop is judged by: linearised validation losses, NaN outside the subsets."""
         network, self.network = self.network, None
         try:
             found = self.estimates(subsets, range(1, self.config.fits.epochs + 1))
         finally:
             self.network = network
-        return np.array([[losses.mean() for losses in each.losses] for each in found]).T
+        courses = np.full((len(subsets), len(found), len(self.tasks)), np.nan)
+        for epoch, each in enumerate(found):
+            for row, subset, losses in zip(courses, each.subsets, each.losses, strict=True):
+                row[epoch, list(subset)] = losses
+        return courses
 
     def estimates(self, subsets: Sequence[Sequence[int]], moments: Sequence[Moment]) -> list[SubsetEstimates]:
         """The same at several moments, from one run."""
@@ -123,13 +128,21 @@ class LinearizedEstimator:
             SubsetEstimates.from_table_of_tasks(
                 chosen,
                 joined(number, "epochs").round().astype(np.int64),
-                joined(number, "mean"),
+                self._with_offsets(joined(number, "mean")),
                 joined(number, "error"),
                 joined(number, "converged") > 0.5,
                 [row for means in taken for row in means[number]["coordinates"]],
             )
             for number in range(len(moments))
         ]
+
+    def _with_offsets(self, losses: NDArray[np.floating]) -> NDArray[np.floating]:
+        """No loss is below zero; added tasks, which no probe was of, have no offset."""
+        known = len(self.offsets)
+        if not known:
+            return losses
+        losses[:, :known] = np.maximum(losses[:, :known] + self.offsets, 0)
+        return losses
 
     def _own_numbers(self, subset: tuple[int, ...]) -> int:
         """Features of a subset's rows along its own means."""
@@ -202,7 +215,16 @@ class LinearizedEstimator:
             self._paths = Paths(self._train, self.anchor, training_optimizer(self.config.tuning))
         converged = torch.ones(len(layout.subsets), dtype=torch.bool, device=self.device)
         training = self._training(layout.subsets)
-        self._paths.run(layout, training, last, lambda epoch, w, c: look(epoch + 1, w, c, converged))
+
+        def on_epoch(epoch: int, w: Tensor, c: Tensor) -> None:
+            if self.reach_steps is None:
+                look(epoch + 1, w, c, converged)
+                return
+            steps = training.steps[:, None].to(c.device) * (epoch + 1)
+            counts = (1 + steps / self.reach_steps).rsqrt()
+            look(epoch + 1, w * counts, c * counts, converged)
+
+        self._paths.run(layout, training, last, on_epoch)
 
     def _fit_ridges(self, layout: SubsetWeights, last: int, wanted: Sequence[Moment], look: Callable) -> None:
         """One fit per penalty: the one given, or those that stand for 1, 2, 4, … epochs."""

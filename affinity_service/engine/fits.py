@@ -4,12 +4,13 @@ object store."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import ray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from affinity_service.affinity.build import (
@@ -30,10 +31,12 @@ from affinity_service.affinity.calibration import (
     PROBE_SEEDS,
     Calibration,
     calibrate,
+    chosen_reach,
     probes_of,
     read_calibration,
 )
 from affinity_service.affinity.estimates import stated_moment
+from affinity_service.affinity.linearized import LinearizedEstimator
 from affinity_service.affinity.stopping import StopRule, course_correction, mean_course, stop_noise
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
@@ -112,15 +115,20 @@ def calibrate_by_probes(
     subsets = probes_of(config.fits, len(suite.tasks))
     moment = stated_moment(config)
     losses, epochs = (np.mean(each, axis=0) for each in zip(*(truth.at(moment) for truth in truths), strict=True))
-    follows = config.solution == "path" and moment == "best"
+    follows = config.solution == "path"
     # A penalty that the user gave stays as it is.
     factors = PENALTY_FACTORS if config.solution == "ridge" and config.fits.l2 == "auto" else (1.0,)
     predicted = {}
     with flop_counter() as counter:
         estimator = linearized_estimator(config, folder, rows, anchor, suite.tasks, Calibration(), device_here())
         courses = [truth.validation for truth in truths]
+        if follows and estimator.network is None:
+            estimator.reach_steps = reach_of(estimator, subsets, np.mean(courses, axis=0))
         # Ridge has its penalty to move the stop by.
-        correction = course_correction(mean_course(courses), estimator.courses(subsets)) if follows else ()
+        correction: tuple[float, ...] = ()
+        if follows and moment == "best":
+            predicted_courses = mean_course([estimator.courses(subsets)])
+            correction = course_correction(mean_course(courses), predicted_courses)
         estimator.stop = stop = StopRule(stop_noise(courses), correction)
         for factor in factors:
             estimator.penalty_factor = factor
@@ -129,7 +137,7 @@ def calibrate_by_probes(
     true = [losses[i, list(subset)] for i, subset in enumerate(subsets)]
     flops = sum(truth.flops for truth in truths) + float(counter.get_total_flops())
     spent = sum(seconds) + time.perf_counter() - start
-    found = calibrate(predicted, true, base, subsets, flops, spent, stop)
+    found = calibrate(predicted, true, base, subsets, flops, spent, stop, estimator.reach_steps)
     table = pa.table(
         {
             "tasks": [[suite.names[task] for task in subset] for subset in subsets],
@@ -140,6 +148,18 @@ def calibrate_by_probes(
     )
     write_table(folder, PROBES, table)
     folder.write_json(CALIBRATION, found.to_json())
+
+
+def reach_of(
+    estimator: LinearizedEstimator, subsets: Sequence[Sequence[int]], true: NDArray[np.float64]
+) -> float | None:
+    """Of the path, by true courses (M, epochs, T)."""
+
+    def courses_with(reach: float | None) -> NDArray[np.float64]:
+        estimator.reach_steps = reach
+        return estimator.courses(subsets)
+
+    return chosen_reach(courses_with, true)
 
 
 def fit_subsets_stage(context: StageContext) -> StageOutcome:

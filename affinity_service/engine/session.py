@@ -23,13 +23,15 @@ from affinity_service.logs import FORMAT, stamp, wants_json
 from affinity_service.retrying import PATIENCE
 
 # Read by Ray processes at their start. The health poll is what each report of Ray Train waits for (2 s by default);
-# passive waiting matters where several processes share cores; a process that asked for no GPU must not see one.
+# passive waiting matters where several processes share cores; a process that asked for no GPU must not see one; Serve
+# kills a proxy that takes five seconds to start, which on a busy machine it does.
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "OMP_WAIT_POLICY": "passive",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
 }
 # Of the driver's own, where it has them.
 PASSED_ON = (PATIENCE, FORMAT)

@@ -198,13 +198,13 @@ def _from_features(
         "published_recipe": [[] for _ in moments],
     }
     # A random projection knows no metric and no basis.
-    stop = StopRule(noise=read_calibration(folder).stop.noise)
+    plainly = Calibration(stop=StopRule(noise=read_calibration(folder).stop.noise))
     plain = {name: anchor[name] for name in ("weights", "mean", "validation_mean", "square")}
     plain["scale"] = torch.ones_like(anchor["scale"])
     for seed in range(config.validation.recipe_seeds):
         recipe = recipe_config(config, seed)
         features = recipe_rows(model.to(device), suite, recipe)
-        estimator = LinearizedEstimator(*features, suite.tasks, recipe, plain, stop=stop, device=device)
+        estimator = LinearizedEstimator(*features, suite.tasks, recipe, plain, calibration=plainly, device=device)
         for number, estimate in enumerate(estimator.estimates(subsets, moments)):
             answer["published_recipe"][number].append(_matrix(estimate, tasks))
     # One length of step for all subsets: first-order affinity has no notion of when to stop.
