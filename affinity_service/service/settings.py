@@ -37,7 +37,7 @@ class ServiceSettings(BaseModel):
     most_links: int = Field(100_000, ge=0, description="pairs of tasks kept together, and kept apart times groups")
     job_workers: int = Field(2, ge=1, description="studies that are started or stopped at a time, per replica")
     job_queue: int = Field(8, ge=0)
-    most_downloads: int = Field(8, ge=1, description="model files on their way at a time, per replica")
+    most_downloads: int = Field(8, ge=1, description="models and reports on their way at a time, per replica")
     most_streams: int = Field(100, ge=1, description="event streams at a time, per replica")
     poll_seconds: float = Field(1.0, gt=0, description="how often a stream looks at its study")
     heartbeat_seconds: float = Field(15.0, gt=0)
