@@ -23,7 +23,8 @@ class TaskNetworks:
     """Networks by task name.
 
     served_by : by task, the number of the network that serves it. loss : mean predicted loss of the tasks there; None
-    where affinities were measured while training, which predict none.
+    where affinities were measured while training, which predict none, or every subset is fine-tuned: nothing is trained
+    for an answer.
     bound : no choice among the `evaluated` networks that were predicted has a lower loss; None by ``pairs``, whose
     certificate is of averaged pairs. settled : whether the choice is final: all neighbours of the networks were among
     those predicted, or by ``pairs``, no choice has a higher mean affinity.

@@ -355,7 +355,8 @@ class Study:
         Parameters
         ----------
         method : ``direct`` chooses by the predicted losses of the networks themselves (``choose_networks``), ``pairs``
-            by the mean affinity of a task's mates (``select_networks``).
+            by the mean affinity of a task's mates (``select_networks``), whose loss is predicted where that takes no
+            training.
 
         Raises
         ------
@@ -373,7 +374,7 @@ class Study:
             alone = None if self.config.measured else np.diag(affinity)
             pairs = select_networks(affinity, budget, singleton_score=alone)
             loss = None
-            if not self.config.measured:
+            if not (self.config.measured or self._trains):
                 predicted = self._losses([tuple(group) for group in pairs.groups])
                 served = enumerate(pairs.served_by)
                 loss = float(np.mean([predicted[row][pairs.groups[row].index(task)] for task, row in served]))

@@ -19,7 +19,7 @@ from affinity_service.gradients.anchor import write_anchor
 from affinity_service.gradients.features import Features
 from affinity_service.gradients.store import LAYOUT, write_shard
 from affinity_service.grouping import centre_rows, cluster
-from affinity_service.service.jobs import FAILED, PENDING, RUNNING, STOPPED, SUCCEEDED, JobInfo
+from affinity_service.service.jobs import FAILED, PENDING, RUNNING, STOPPED, SUCCEEDED, JobInfo, LogTail
 from affinity_service.stages import stages_of
 from affinity_service.tables import write_table
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite, Task, seeded_split
@@ -140,6 +140,9 @@ class FakeJobs:
         self.jobs: dict[str, JobInfo] = {}
         self.submitted: list[tuple[str, Config, str, str]] = []
         self.failure: Exception | None = None
+        # What every job has printed, where a test says so; how much of logs was asked for.
+        self.log: str | None = None
+        self.asked: list[int] = []
 
     def submit(self, job: str, config: Config, study: str, until: str) -> None:
         if self.failure is not None:
@@ -157,8 +160,12 @@ class FakeJobs:
             self.jobs[job] = JobInfo(job, STOPPED, ended=time.time())
         return self.jobs.get(job)
 
-    def logs(self, job: str) -> str | None:
-        return f"log of {job}\n" if job in self.jobs else None
+    def log_tail(self, job: str, most: int) -> LogTail | None:
+        if job not in self.jobs:
+            return None
+        self.asked.append(most)
+        content = (self.log or f"log of {job}\n").encode()
+        return LogTail(content[-most:], len(content) > most)
 
     def run(self, job: str) -> None:
         self.jobs[job] = JobInfo(job, RUNNING, started=time.time())

@@ -17,6 +17,7 @@ from affinity_service.affinity.estimates import Moment, SubsetEstimates, stated_
 from affinity_service.affinity.penalty import ridge_penalties
 from affinity_service.affinity.stopping import ExpectedStop
 from affinity_service.config import Config
+from affinity_service.deadline import check_deadline
 from affinity_service.fitting import solve_subsets
 from affinity_service.fitting.member_rows import MemberRows
 from affinity_service.fitting.optimizers import training_optimizer
@@ -162,6 +163,7 @@ class LinearizedEstimator:
         )
 
     def _take(self, subsets: list[tuple[int, ...]], moments: Sequence[Moment]) -> list[dict[str, Any]]:
+        check_deadline()
         layout = SubsetWeights(self.anchor, subsets)
         # Of one subset, asked for alone, all rows are looked at together.
         alone, rows = len(subsets) == 1, self._validation

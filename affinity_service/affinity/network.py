@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from affinity_service.deadline import check_deadline
 from affinity_service.evaluation.head_slots import HeadSlots, gather
 from affinity_service.evaluation.own_rows import Part, evaluation_parts
 from affinity_service.gradients.weight_space import WeightSpace
@@ -63,6 +64,7 @@ class ValidationNetworks:
         # Neighbours have about equally many tasks, so that few slots and rows stay empty.
         order = sorted(range(len(subsets)), key=lambda i: (len(subsets[i]), tuple(subsets[i])))
         for start in range(0, len(order), self._together):
+            check_deadline()
             part = order[start : start + self._together]
             mean[part], error[part] = self._some(w[part], [subsets[i] for i in part])
         return mean, error

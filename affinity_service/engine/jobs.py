@@ -26,6 +26,10 @@ from affinity_service.errors import UserError
 
 # Either would silently replace the address that was asked for.
 OVERRIDES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+# Bytes that the lines of a log have on average, at least: of shorter ones less is read than may be.
+SHORT_LINE = 32
+# Bytes of a piece of a log, and seconds without one after which it is given up.
+LOG_PIECE, LOG_SECONDS = 64 << 10, 30.0
 # Ray's loggers that say on standard error what they pack and which sockets close.
 TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
@@ -122,6 +126,48 @@ class Jobs:
     def logs(self, job: str) -> str:
         with self._explained(job):
             return self.client.get_job_logs(job)
+
+    def log_tail(self, job: str, most: int) -> tuple[bytes, bool]:
+        """The last bytes of the log, `most` of them at most, and whether more may stand before them.
+
+        The cluster counts lines, not bytes: what is asked for are as many lines as usually hold so many bytes, of which
+        all but the end is let go as it comes. Nobody on the way holds the whole log.
+        """
+        lines = most // SHORT_LINE + 1
+        kept, received, breaks = bytearray(), 0, 0
+        with self._explained(job):
+            node = self.client.get_job_info(job).driver_node_id
+            if not node:
+                # Nobody has begun with it.
+                return b"", False
+            with self._last_lines(job, node, lines) as answer:
+                for piece in answer.iter_content(LOG_PIECE):
+                    received, breaks = received + len(piece), breaks + piece.count(b"\n")
+                    kept += piece
+                    del kept[:-most]
+        # The last line may not have ended.
+        found = breaks + (not kept.endswith(b"\n"))
+        return bytes(kept), received > most or found >= lines
+
+    @contextlib.contextmanager
+    def _last_lines(self, job: str, node: str, lines: int) -> Iterator[requests.Response]:
+        """The last lines of a log, to be read as they come. Of Ray's own ways to a log one takes it whole, and another
+        looks for the dashboard by itself."""
+        with requests.get(
+            f"{self.client.get_address()}/api/v0/logs/file",
+            params={"submission_id": job, "node_id": node, "lines": str(lines)},
+            headers=self.client._headers,
+            cookies=self.client._cookies,
+            verify=self.client._verify,
+            stream=True,
+            timeout=LOG_SECONDS,
+        ) as answer:
+            if answer.status_code != requests.codes.ok:
+                raise UserError(
+                    f"log of job `{job}`: {self.address} answered {answer.status_code}; expected the log, which lies "
+                    f"on node {node}: is it still there?"
+                )
+            yield answer
 
     def follow(self, job: str, write: Callable[[str], None]) -> JobState:
         """Pass the log on as it grows; returns how the job ended."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
+from affinity_service.deadline import check_deadline
 from affinity_service.fitting.blocks import TaskBlock
 from affinity_service.fitting.curvature import TaskModels
 from affinity_service.fitting.layout import Layout, evaluate
@@ -101,6 +102,7 @@ class Descent:
             state.value.clone(),
         )
         for passes in range(self.limit + 1):
+            check_deadline()
             step, inexact = _direction(state, systems)
             converged, finished = self._judge(state, step, inexact, passes)
             if passes == self.limit:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from affinity_service.deadline import check_deadline
 from affinity_service.fitting.blocks import LOSSES, build_blocks
 from affinity_service.fitting.descent import Outcome
 from affinity_service.fitting.problem import Rows
@@ -32,6 +33,7 @@ def newton_fit(rows: Rows, tasks: Sequence[int], l2: float, start: Tensor) -> Ou
         value = objective(w)
     converged, steps, gradient = False, 0, torch.zeros_like(w)
     while steps < _STEPS:
+        check_deadline()
         steps += 1
         gradient = l2 * w
         hessian = torch.zeros(len(w), len(w), dtype=w.dtype, device=w.device)

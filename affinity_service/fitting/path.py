@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from affinity_service.deadline import check_deadline
 from affinity_service.fitting.member_rows import MemberRows
 from affinity_service.fitting.optimizers import UpdateRule
 from affinity_service.fitting.products import full_precision
@@ -147,6 +148,7 @@ class _State:
     def epoch(self) -> None:
         step = 0
         while step < self.steps[0]:
+            check_deadline()
             active = sum(1 for own in self.steps if own > step)
             due = [i for i in range(active) if self.left[i] == 0]
             if due:
@@ -229,6 +231,7 @@ class _Together:
         total = torch.zeros_like(c)
         moved = torch.zeros(len(index), device=device)
         for task in self.members.tasks:
+            check_deadline()
             holders, slots = self.layout.holders(task)
             own = place[holders]
             chosen: Tensor | slice = slice(None)

@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 from sklearn.cluster import AgglomerativeClustering, KMeans, SpectralClustering
 
+from affinity_service.deadline import check_deadline
 from affinity_service.grouping.matrix import Floats, Labels
 from affinity_service.grouping.partition import with_exactly
 
@@ -57,6 +58,7 @@ def merge_path(matrix: Floats, fewest: int) -> dict[int, Labels]:
     labels = np.arange(len(matrix))
     path = {len(matrix): labels}
     for k in range(len(matrix) - 1, fewest - 1, -1):
+        check_deadline()
         alone = np.diag(sums)
         union = (alone[:, None] + alone[None, :] + 2 * sums) / (sizes[:, None] + sizes[None, :])
         gains = union - (alone / sizes)[:, None] - (alone / sizes)[None, :]

@@ -13,6 +13,7 @@ from scipy.sparse import coo_array, csr_array, kron
 from scipy.sparse.csgraph import connected_components
 
 from affinity_service.config import GroupConfig
+from affinity_service.deadline import check_deadline, seconds_left
 from affinity_service.errors import UserError
 from affinity_service.grouping.matrix import Floats, Labels, checked_integer
 from affinity_service.grouping.partition import groups_of
@@ -206,8 +207,9 @@ class Rules:
             constraints=constraints,
             integrality=np.ones(atoms * k, dtype=np.int64),
             bounds=Bounds(0, 1),
-            options={"time_limit": _SECONDS, "mip_rel_gap": 1e-3},
+            options={"time_limit": seconds_left(_SECONDS), "mip_rel_gap": 1e-3},
         )
+        check_deadline()
         if found.x is None:
             why = "no such groups exist" if found.status == 2 else f"none were found in {_SECONDS:.0f} s"
             raise UserError(

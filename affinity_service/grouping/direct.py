@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from affinity_service.deadline import check_deadline
 from affinity_service.grouping.constraints import UNCONSTRAINED, Constraints, Rules
 
 # Predicted losses of M subsets, one array per subset in the order of its tasks.
@@ -64,7 +65,7 @@ def descend(
         # Moves first: they are few, and swaps are tried only where no move helps.
         change = None
         for changes in (_moves(groups, block_of), _swaps(groups, block_of)):
-            candidates = [change for change in changes if constraints.keeps(change[1])]
+            candidates = [change for change in changes if _keeps(constraints, change)]
             if len({group for _, pair in candidates for group in pair} - set(known)) + len(known) > most:
                 break
             total([group for _, pair in candidates for group in pair])
@@ -86,6 +87,12 @@ def descend(
 
 Network = tuple[int, ...]
 Change = tuple[tuple[int, int], tuple[Network, Network]]
+
+
+def _keeps(constraints: Constraints, change: Change) -> bool:
+    # Of many tasks there are so many swaps that looking at all of them takes its time.
+    check_deadline()
+    return constraints.keeps(change[1])
 
 
 def _moves(groups: Sequence[Network], block_of: Sequence[Network]) -> list[Change]:

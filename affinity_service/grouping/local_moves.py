@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from affinity_service.deadline import check_deadline
 from affinity_service.grouping.constraints import UNCONSTRAINED, Rules
 from affinity_service.grouping.matrix import Floats, Labels
 
@@ -52,6 +53,7 @@ class Search:
 
     def climb(self) -> Labels:
         while True:
+            check_deadline()
             gains = self.move_gains()
             atom, group = divmod(int(gains.argmax()), self.k)
             if gains[atom, group] > _LEAST_GAIN:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
+from affinity_service.deadline import check_deadline, seconds_left
 from affinity_service.errors import UserError
 from affinity_service.grouping.direct import MOST, Predict
 
@@ -220,8 +221,9 @@ class _Pool:
             # Who serves a task follows from which networks there are; what costs more than the budget is none.
             integrality=np.concatenate([np.full(count, int(whole)), np.zeros(len(task))]),
             bounds=Bounds(0, np.concatenate([(shares <= 1 + 1e-9).astype(float), ones])),
-            options={"mip_rel_gap": _GAP, "time_limit": _SECONDS},
+            options={"mip_rel_gap": _GAP, "time_limit": seconds_left(_SECONDS)},
         )
+        check_deadline()
         if found.status == 2:
             cheapest = min(
                 (c for n, c in zip(self.networks, self.costs, strict=True) if len(n) == self.tasks), default=0

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
+from affinity_service.deadline import check_deadline
 from affinity_service.grouping.matrix import Floats
 from affinity_service.grouping.sdp import dual_bound
 
@@ -55,6 +56,7 @@ def solve_relaxation(matrix: Floats, k: int, *, tolerance: float = 1e-4, reached
     penalty = size / np.sqrt(k)
     x, best, kept = z, np.inf, u
     for step in range(1, _MOST + 1):
+        check_deadline()
         try:
             x = project(z - u + matrix / penalty)
         except np.linalg.LinAlgError:

@@ -9,6 +9,7 @@ visits far more nodes.
 import numpy as np
 from numpy.typing import NDArray
 
+from affinity_service.deadline import check_deadline
 from affinity_service.grouping.matrix import Floats
 
 
@@ -49,6 +50,7 @@ def best_selection(scores: Floats, budget: int) -> list[list[int]]:
         asked = [everyone] if group == min(budget, tasks) - 1 else range(1, 2**tasks)
         longer, rest = best.copy(), np.zeros(2**tasks, dtype=np.intp)
         for served in asked:
+            check_deadline()
             lowest = served & -served
             # One of the sets holds the lowest task; naming it first counts every partition once.
             first = _subsets(served ^ lowest) | lowest
@@ -78,6 +80,7 @@ def _value_of_serving(scores: Floats) -> tuple[Floats, NDArray[np.intp]]:
     group_of = np.zeros(2**tasks, dtype=np.intp)
     # Small groups first: a larger one has to be strictly better.
     for mask in np.argsort(sizes, kind="stable")[1:].tolist():
+        check_deadline()
         subsets, totals = np.zeros(1, dtype=np.intp), np.zeros(1)
         for task in range(tasks):
             if mask >> task & 1:

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from affinity_service.deadline import check_deadline
 from affinity_service.grouping.baselines import merge_path, random_partition
 from affinity_service.grouping.matrix import Floats, Labels, canonical, symmetrised
 
@@ -87,6 +88,7 @@ def _filled(
     """Add the star that raises the total most while the budget lasts."""
     current = serving_scores(affinity, alone, members).max(axis=0)
     while len(members) < budget:
+        check_deadline()
         star = int(np.maximum(star_scores, current).sum(axis=1).argmax())
         members = np.concatenate([members, stars[star : star + 1]])
         current = np.maximum(current, star_scores[star])
@@ -102,6 +104,7 @@ def _climbed(affinity: Floats, alone: Floats, members: Members) -> Members:
     while moved:
         moved = False
         for group in range(len(members)):
+            check_deadline()
             others = np.delete(scores, group, axis=0).max(axis=0, initial=-np.inf)
             flipped = flipped_scores(affinity, alone, members[group])
             totals = np.maximum(flipped, others).sum(axis=1)

@@ -24,6 +24,8 @@ from affinity_service.service.errors import ApiError
 
 Scope = Literal["read", "write"]
 PREFIX = "aff_"
+# What proxies add to the requests of others. One that adds none of these cannot be told from a caller on this machine.
+PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
 # 256 random bits need no slow hash: nothing is there to be guessed.
 RANDOM_BYTES = 32
 LONGEST_NAME = 100
@@ -189,9 +191,19 @@ class Access:
         Raises
         ------
         ApiError
-            401: there is no token, or none that is known.
+            401: there is no token, or none that is known; or a proxy passes the request on, whoever may have sent it.
         """
         if not self.require_tokens and (self.store is None or not self.store.configured):
+            passed_on = [name for name in PROXY_HEADERS if name in request.headers]
+            if passed_on:
+                raise ApiError(
+                    401,
+                    f"a proxy passed this request on (header {passed_on[0]}), and without tokens this service answers "
+                    "callers on its own machine only",
+                    hint="make a token with `affinity token create` where the service runs, and send it as "
+                    "`Authorization: Bearer TOKEN`",
+                    headers={"WWW-Authenticate": "Bearer"},
+                )
             return "local"
         values = request.headers.getlist("authorization")
         kind, _, secret = (values[0] if len(values) == 1 else "").partition(" ")

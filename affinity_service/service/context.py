@@ -55,8 +55,8 @@ class Service:
             catalogue,
             Starter(catalogue, permissions, settings.most_config_bytes),
             Metrics(),
-            Workers("quick", settings.workers, settings.queue),
-            Workers("slow", settings.slow_workers, settings.slow_queue),
+            Workers("quick", settings.workers, settings.queue, settings.answer_seconds),
+            Workers("slow", settings.slow_workers, settings.slow_queue, settings.answer_seconds),
             Workers("jobs", settings.job_workers, settings.job_queue),
             provenance().version,
             Kept(COUNT_SECONDS),
@@ -68,7 +68,7 @@ class Service:
         Raises
         ------
         ApiError
-            What is wrong with the question or the study, as the study says it.
+            What is wrong with the question or the study, as the study says it. 503: it takes too long.
         """
 
         def work() -> Answer:

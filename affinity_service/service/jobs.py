@@ -74,6 +74,14 @@ class JobInfo:
         return self.status in (SUCCEEDED, FAILED, STOPPED)
 
 
+@dataclass(frozen=True)
+class LogTail:
+    """The end of a log; `cut` where more may stand before it."""
+
+    content: bytes
+    cut: bool
+
+
 class JobRunner(Protocol):
     """Whoever runs studies. Methods raise UserError when nobody can be reached."""
 
@@ -85,7 +93,8 @@ class JobRunner(Protocol):
 
     def cancel(self, job: str) -> JobInfo | None: ...
 
-    def logs(self, job: str) -> str | None: ...
+    def log_tail(self, job: str, most: int) -> LogTail | None:
+        """So many bytes of the log at most, the last ones."""
 
 
 class RayJobs:
@@ -157,9 +166,9 @@ class RayJobs:
         finally:
             self._changed = time.monotonic()
 
-    def logs(self, job: str) -> str | None:
+    def log_tail(self, job: str, most: int) -> LogTail | None:
         try:
-            return self._client().logs(job)
+            return LogTail(*self._client().log_tail(job, most))
         except UserError as error:
             if "no job `" in str(error):
                 return None

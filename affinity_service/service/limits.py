@@ -1,15 +1,17 @@
-"""Bounds: how large a body may be and how long it may take, and how much work may wait."""
+"""Bounds: how large a body may be and how long it may take, how much work may wait, and how long it may take."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from affinity_service.deadline import DeadlineExceeded, deadline_in
 from affinity_service.service.errors import ApiError
 
 Result = TypeVar("Result")
@@ -81,10 +83,14 @@ def _has_body(scope: Scope) -> bool:
 
 
 class Workers:
-    """Blocking work in so many threads; so many more requests wait, and the others are told to come back."""
+    """Blocking work in so many threads; so many more requests wait, and the others are told to come back.
 
-    def __init__(self, name: str, threads: int, queue: int) -> None:
-        self.most, self.atwork = threads + queue, 0
+    seconds : work that takes longer is given up at its next step, so that its thread is free for others. They count
+        from when it begins: whoever waited has as many.
+    """
+
+    def __init__(self, name: str, threads: int, queue: int, seconds: float = math.inf) -> None:
+        self.most, self.atwork, self.seconds = threads + queue, 0, seconds
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix=f"service-{name}")
 
     async def run(self, work: Callable[..., Result], *arguments: Any) -> Result:
@@ -92,16 +98,29 @@ class Workers:
         Raises
         ------
         ApiError
-            503: too much is waiting already.
+            503: too much is waiting already, or the work took too long.
         """
         if self.atwork >= self.most:
             raise ApiError(503, "the service is busy; ask again in a second", headers={"Retry-After": "1"})
         self.atwork += 1
-        future = self.pool.submit(work, *arguments)
+        future = self.pool.submit(self._in_time, work, *arguments)
         # A client that leaves does not stop a thread: its place is free when the work is done.
         loop = asyncio.get_running_loop()
         future.add_done_callback(lambda _: self._left(loop))
         return await asyncio.wrap_future(future)
+
+    def _in_time(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        try:
+            with deadline_in(self.seconds):
+                return work(*arguments)
+        except DeadlineExceeded as error:
+            raise ApiError(
+                503,
+                f"the answer takes longer than {self.seconds:g} seconds, the most that this service works on one",
+                "deadline",
+                "ask for less: fewer tasks, groups or links, or a quicker method; `affinity` and Python on the study's "
+                "folder set no limit",
+            ) from error
 
     def _left(self, loop: asyncio.AbstractEventLoop) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended with the service

@@ -14,7 +14,7 @@ import uvicorn
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.service.app import create_app
-from affinity_service.service.jobs import RUNNING, STOPPED, JobInfo, JobRunner
+from affinity_service.service.jobs import RUNNING, STOPPED, JobInfo, JobRunner, LogTail
 from affinity_service.service.settings import ServiceSettings
 
 
@@ -36,8 +36,9 @@ class SaidToRun:
         self.jobs[job] = STOPPED
         return self.state(job)
 
-    def logs(self, job: str) -> str | None:
-        return f"INFO {job}: gradients: started\nINFO {job}: 3/8 gradient shards\n"
+    def log_tail(self, job: str, most: int) -> LogTail | None:
+        content = f"INFO {job}: gradients: started\nINFO {job}: 3/8 gradient shards\n".encode()
+        return LogTail(content[-most:], len(content) > most)
 
 
 @contextmanager

@@ -35,6 +35,16 @@ def test_a_run_is_watched_as_it_goes(visit, service):
     expect(page.locator(".analysis")).to_contain_text("appear here when the stage")
 
 
+def test_of_a_log_that_was_cut_it_is_said(visit):
+    page = visit("study/running")
+    expect(page.locator("#progress .log")).to_contain_text("3/8 gradient shards")
+    expect(page.get_by_text("Only the end of the log is shown.")).to_be_hidden()
+    cut = {"X-Log-Truncated": "true"}
+    page.route("**/logs?*", lambda route: route.fulfill(content_type="text/plain", headers=cut, body="the end"))
+    expect(page.locator("#progress .log")).to_have_text("the end")
+    expect(page.get_by_text("Only the end of the log is shown.")).to_be_visible()
+
+
 def test_a_stream_that_breaks_is_connected_again(visit, service):
     page = visit("study/running")
     expect(page.locator(".stages li", has_text="gradients")).to_contain_text("of 8")

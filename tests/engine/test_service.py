@@ -113,7 +113,12 @@ def test_a_study_is_submitted_watched_asked_and_another_one_cancelled(running):
     assert {stage["state"] for stage in last["stages"]} == {"done"}
     seen = {stage["name"] for state in states for stage in state["stages"] if stage["state"] == "running"}
     assert len(seen) >= 3, seen
-    assert "report: done in" in running.ask("/v1/studies/first/logs").read().decode()
+    log = running.ask("/v1/studies/first/logs?bytes=8388608")
+    whole = log.read()
+    assert log.headers["X-Log-Truncated"] == "false"
+    assert b"report: done in" in whole
+    end = running.ask("/v1/studies/first/logs?bytes=100")
+    assert (end.read(), end.headers["X-Log-Truncated"]) == (whole[-100:], "true")
 
     # At once the next one, which is stopped while it works.
     running.json("/v1/studies", {"name": "second", "config": config()})

@@ -101,11 +101,13 @@ function logTail(name, signal) {
       return;
     }
     try {
-      const found = await request(url, {signal, accept: "text/plain", quiet: true}).then((response) => response.text());
+      const response = await request(url, {signal, accept: "text/plain", quiet: true});
+      const found = await response.text();
       const atEnd = text.scrollHeight - text.scrollTop - text.clientHeight < 24;
       if (found !== text.textContent) text.textContent = found;
       if (atEnd) text.scrollTop = text.scrollHeight;
-      note.textContent = found ? "" : "Nothing was logged.";
+      const cut = response.headers.get("X-Log-Truncated") === "true";
+      note.textContent = !found ? "Nothing was logged." : cut ? "Only the end of the log is shown." : "";
     } catch (error) {
       if (signal.aborted) return;
       note.textContent = error.message;

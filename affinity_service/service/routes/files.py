@@ -80,14 +80,19 @@ async def get_model(
         return folder.filesystem.open_input_stream(path), size
 
     stream, size = await service.quick.run(work)
-    # Serve takes in what is read from here however slowly the client takes it out: so many files lie in memory at most.
-    if service.downloads >= service.settings.most_downloads:
-        stream.close()
-        raise ApiError(429, "too many models are being downloaded", headers={"Retry-After": "10"})
     kind = "application/json" if path.endswith(".json") else "application/octet-stream"
     # The list holds plain names only, so that they fit into a header.
     saved = f'attachment; filename="{path.rsplit("/", 1)[-1]}"'
-    headers = {"content-length": str(size), "content-disposition": saved}
+    return _download(service, stream, size, kind, {"content-disposition": saved})
+
+
+def _download(service: Service, stream: pa.NativeFile, size: int, kind: str, headers: dict[str, str]) -> Response:
+    """A file, a piece at a time."""
+    # Serve takes in what is read from here however slowly the client takes it out: so many files lie in memory at most.
+    if service.downloads >= service.settings.most_downloads:
+        stream.close()
+        raise ApiError(429, "too many models and reports are being downloaded", headers={"Retry-After": "10"})
+    headers = {**headers, "content-length": str(size)}
     return StreamingResponse(_pieces(service, stream, size), media_type=kind, headers=headers)
 
 
@@ -127,16 +132,18 @@ async def _pieces(service: Service, stream: pa.NativeFile, size: int) -> AsyncIt
 @router.get(
     "/report",
     response_class=Response,
-    responses={**answers(404), 200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+    responses={**answers(404, 429), 200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
 )
 async def get_report(service: Own, _: Reader, name: StudyName) -> Response:
     """The report: one page that fetches nothing and runs no script."""
 
-    def work() -> bytes:
+    def work() -> tuple[pa.NativeFile, int]:
         folder = service.catalogue.see(name).folder
         if not owns(folder, REPORT):
             raise not_found(f"study `{name}` has no report yet", "no_report")
-        return folder.read_bytes(REPORT)
+        # One that can tell its own size: a run may put another report in its place any moment.
+        file = folder.filesystem.open_input_file(REPORT)
+        return file, file.size()
 
-    content = await service.quick.run(work)
-    return Response(content, media_type="text/html", headers={"content-security-policy": REPORT_POLICY})
+    stream, size = await service.quick.run(work)
+    return _download(service, stream, size, "text/html", {"content-security-policy": REPORT_POLICY})

@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from affinity_service.errors import UserError
 from affinity_service.service.context import Own, Reader, StudyName, answers
 from affinity_service.service.errors import ApiError, not_found
+from affinity_service.service.grouping_limits import check_groupable, check_links
 from affinity_service.service.names import owns
 from affinity_service.service.open_study import OpenStudy
 from affinity_service.service.schemas import (
@@ -91,9 +92,15 @@ async def stored_groups(service: Own, _: Reader, name: StudyName) -> dict[str, A
 
 @router.post("/groups", response_model=Groups, responses=answers(404, 409, 413, 415))
 async def compute_groups(service: Own, _: Reader, name: StudyName, body: GroupsBody) -> dict[str, Any]:
-    """Groups by these wishes; nothing is stored."""
+    """Groups by these wishes; nothing is stored.
+
+    422 `too_large` for a study of more tasks, or wishes for more links, than this service groups; 503 `deadline` where
+    it takes longer than this service works on an answer.
+    """
 
     def work(study: OpenStudy) -> dict[str, Any]:
+        check_groupable(service.settings, len(study.tasks))
+        check_links(service.settings, body, len(study.tasks))
         if body.method == "direct":
             _check_predicts(study)
         found = study.group(
@@ -118,9 +125,14 @@ async def compute_groups(service: Own, _: Reader, name: StudyName, body: GroupsB
 
 @router.post("/networks", response_model=Networks, responses=answers(404, 409, 413, 415))
 async def networks(service: Own, _: Reader, name: StudyName, body: NetworksBody) -> dict[str, Any]:
-    """So many networks at most, each task served by the best of its own."""
+    """So many networks at most, each task served by the best of its own.
+
+    422 `too_large` for a study of more tasks than this service groups; 503 `deadline` where it takes longer than this
+    service works on an answer.
+    """
 
     def work(study: OpenStudy) -> dict[str, Any]:
+        check_groupable(service.settings, len(study.tasks))
         if body.method == "direct":
             _check_predicts(study)
         found = study.networks(body.budget, body.method)

@@ -7,17 +7,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from affinity_service.errors import UserError
 from affinity_service.service.context import Own, Reader, StudyName, Writer, answers
 from affinity_service.service.errors import ApiError
 from affinity_service.service.events import event_stream
+from affinity_service.service.jobs import LogTail
 from affinity_service.service.names import after_cursor, cursor_of, owns
 from affinity_service.service.schemas import Detail, NewStudy, Studies, Summary, Tasks
 from affinity_service.service.status import CONFIG
 
 router = APIRouter(prefix="/v1/studies", tags=["studies"])
 Cursor = Annotated[str | None, Query(description="the `next` of the page before", max_length=500)]
-MOST_LOG_BYTES = 8 << 20
-
+LOG_BYTES, MOST_LOG_BYTES = 64 << 10, 8 << 20
+TRUNCATED = "X-Log-Truncated"
 
 # One of the stream's; `data` holds what GET of the study answers.
 EVENT = {
@@ -74,26 +76,44 @@ async def cancel_study(service: Own, _: Writer, name: StudyName) -> dict[str, An
 @router.get(
     "/{name}/logs",
     response_class=Response,
-    responses={**answers(404), 200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={
+        **answers(404),
+        200: {
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+            "headers": {
+                TRUNCATED: {
+                    "description": "`true` where more may stand before what is sent, `false` where it is the whole log",
+                    "schema": {"type": "string", "enum": ["true", "false"]},
+                }
+            },
+        },
+    },
 )
 async def get_logs(
     service: Own,
     _: Reader,
     name: StudyName,
-    wanted: Annotated[int, Query(alias="bytes", ge=1, le=MOST_LOG_BYTES)] = 65536,
+    most: Annotated[
+        int, Query(alias="bytes", ge=1, le=MOST_LOG_BYTES, description="the last ones, so many at most")
+    ] = LOG_BYTES,
 ) -> Response:
     """The end of what the job has printed."""
 
-    def work() -> bytes:
+    def work() -> LogTail:
         record = service.catalogue.see(name).record
-        text = service.catalogue.runner.logs(record.id) if record is not None else None
-        if text is None:
+        try:
+            tail = service.catalogue.runner.log_tail(record.id, most) if record is not None else None
+        except UserError as error:
+            raise ApiError(503, "the log cannot be read from the cluster now", "cluster") from error
+        if tail is None:
             raise ApiError(404, f"no job of study `{name}` has a log here", "no_logs")
-        return text.encode("utf-8", "replace")[-wanted:]
+        return tail
 
-    content = await service.quick.run(work)
+    tail = await service.quick.run(work)
+    headers = {TRUNCATED: "true" if tail.cut else "false"}
     # A character may have been cut in two.
-    return Response(content.decode("utf-8", "ignore"), media_type="text/plain; charset=utf-8")
+    text = tail.content.decode("utf-8", "ignore")
+    return Response(text, media_type="text/plain; charset=utf-8", headers=headers)
 
 
 @router.get(

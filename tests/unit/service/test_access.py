@@ -152,6 +152,37 @@ def test_only_our_names_are_answered(shared, host, status):
     assert shared.client.get("/v1/whoami", headers={"host": host}).status_code == status
 
 
+PROXIED = {
+    "forwarded": "for=192.0.2.7", "x-forwarded-for": "192.0.2.7", "x-forwarded-host": "lab.example",
+    "x-forwarded-proto": "https", "x-real-ip": "192.0.2.7", "via": "1.1 proxy",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("header", [*PROXIED, *(name.title() for name in PROXIED)])
+def test_what_a_proxy_passes_on_is_not_from_this_machine(served, header):
+    # The proxy on this machine says that the request is for 127.0.0.1, whoever sent it.
+    headers = {"host": "127.0.0.1:8000", header: PROXIED[header.lower()]}
+    for path in READ:
+        error = served.error("GET", path, 401, headers=headers)
+        assert error["code"] == "no_token"
+        assert header.lower() in error["message"]
+        assert "affinity token create" in error["hint"]
+    for path, body in {**ASK, **WRITE}.items():
+        served.error("POST", path, 401, headers=headers, json=body)
+    assert not served.jobs.submitted
+    # Neither more nor less than strangers see of a service with tokens.
+    for path in (*OPEN, "/"):
+        served.get(path, headers=headers)
+    served.get("/v1/whoami", headers={"host": "127.0.0.1:8000"})
+
+
+def test_behind_a_proxy_a_token_lets_in(serving, tokens):
+    store, secrets = tokens
+    served = serving(tokens=str(store.path))
+    served.error("GET", "/v1/whoami", 401, headers=PROXIED)
+    served.get("/v1/whoami", headers={**PROXIED, **bearer(secrets["read"])})
+
+
 def test_a_second_host_header_is_refused(served):
     answer = served.client.get("/v1/whoami", headers=[("host", "localhost"), ("host", "evil.example")])
     assert answer.status_code == 400

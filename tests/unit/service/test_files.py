@@ -1,6 +1,6 @@
 import pytest
 
-from affinity_service.service.routes import page
+from affinity_service.service.routes import files, page
 from tests.served import write_study
 
 BASE = "/v1/studies/done"
@@ -30,6 +30,19 @@ def test_too_many_downloads_are_refused(serving):
     for _ in range(2):
         served.get(path)
     assert service.downloads == 0
+
+
+def test_reports_are_read_in_pieces_too_and_counted(serving, monkeypatch):
+    served = serving(most_downloads=1)
+    service = served.client.app.state.service
+    monkeypatch.setattr(files, "PIECE", 7)
+    content = (served.root / "done/report/index.html").read_bytes()
+    answer = served.get(f"{BASE}/report")
+    assert answer.content == content
+    assert int(answer.headers["content-length"]) == len(content)
+    service.downloads = 1
+    assert served.error("GET", f"{BASE}/report", 429)["code"] == "too_many"
+    service.downloads = 0
 
 
 @pytest.mark.parametrize(

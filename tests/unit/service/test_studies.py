@@ -160,7 +160,34 @@ def test_a_job_that_failed_says_why(served):
     served.jobs.end(job, f"error: study {place}: `suite.json` is missing; {place}/x\nFinished stages are kept; …")
     assert served.get("/v1/studies/new")["message"] == "the study: `suite.json` is missing; the study/x"
     assert served.get("/v1/studies/new/logs").text == f"log of {job}\n"
-    assert served.get("/v1/studies/new/logs?bytes=4").text == served.get("/v1/studies/new/logs").text[-4:]
+
+
+def test_of_a_log_the_end_is_sent_and_whether_it_was_cut(served):
+    job = submit(served)["job"]
+    whole = served.get("/v1/studies/new/logs")
+    assert (whole.text, whole.headers["x-log-truncated"]) == (f"log of {job}\n", "false")
+    cut = served.get("/v1/studies/new/logs?bytes=4")
+    assert (cut.text, cut.headers["x-log-truncated"]) == (whole.text[-4:], "true")
+    # Of a long one as much as anybody asked for is read from the cluster, and no more; characters stay whole.
+    served.jobs.log = "ä" * 100_000
+    end = served.get("/v1/studies/new/logs")
+    assert (end.text, end.headers["x-log-truncated"]) == ("ä" * 32_768, "true")
+    assert served.get("/v1/studies/new/logs?bytes=5").text == "ää"
+    assert served.jobs.asked == [65_536, 4, 65_536, 5]
+    for wrong in (0, -1, (8 << 20) + 1):
+        served.error("GET", f"/v1/studies/new/logs?bytes={wrong}", 422)
+    described = served.client.app.openapi()["paths"]["/v1/studies/{name}/logs"]["get"]
+    assert "X-Log-Truncated" in described["responses"]["200"]["headers"]
+    assert [each["name"] for each in described["parameters"] if each["in"] == "query"] == ["bytes"]
+
+
+def test_a_log_that_the_cluster_cannot_give_now_is_no_mistake_of_the_caller(served, monkeypatch):
+    def away(*_):
+        raise UserError("no Ray cluster answers there")
+
+    submit(served)
+    monkeypatch.setattr(served.jobs, "log_tail", away)
+    assert served.error("GET", "/v1/studies/new/logs", 503)["code"] == "cluster"
 
 
 def test_what_is_left_when_service_and_head_are_gone(serving):
