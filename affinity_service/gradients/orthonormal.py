@@ -24,10 +24,13 @@ def leading_span(columns: Tensor, most: int) -> Tensor:
 def orthonormalised(columns: Tensor) -> Tensor:
     """Nearly orthonormal columns made so to the last digit; the first j of them keep their span, for every j.
 
-    Cholesky QR (Yamamoto et al. 2015), twice for rounding.
+    Cholesky QR (Yamamoto et al. 2015), twice for rounding; by reflections where columns depend on each other so far that
+    it fails.
     """
     for _ in range(2):
-        lower = torch.linalg.cholesky(_gram(columns))
+        lower, failed = torch.linalg.cholesky_ex(_gram(columns))
+        if int(failed):
+            return torch.linalg.qr(columns)[0]
         identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
         columns = columns @ torch.linalg.solve_triangular(lower, identity, upper=False).T.to(columns.dtype)
     return columns
