@@ -24,8 +24,8 @@ def leading_span(columns: Tensor, most: int) -> Tensor:
 def orthonormalised(columns: Tensor) -> Tensor:
     """Nearly orthonormal columns made so to the last digit; the first j of them keep their span, for every j.
 
-    Cholesky QR (Yamamoto et al. 2015), twice for rounding; by reflections where columns depend on each other so far that
-    it fails.
+    Cholesky QR (Yamamoto et al. 2015), twice for rounding; by reflections where columns depend on each other so
+    far that it fails.
     """
     for _ in range(2):
         lower, failed = torch.linalg.cholesky_ex(_gram(columns))
