@@ -21,7 +21,7 @@ CALIBRATION = "fits/calibration.json"
 PROBE_SEEDS = 3
 # Factors on the rule's penalty that probes choose from.
 PENALTY_FACTORS = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
-# A correction must bring the mean square residual below so much of what it was: what chance gains is not worth it.
+# A reach must bring the mean square residual below so much of what it was: what chance gains is not worth it.
 WORTH = 0.8
 # Optimizer steps that probes choose a path's reach from.
 REACHES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -40,11 +40,9 @@ class Calibration:
     penalty_factor : on the ridge penalty of the rule.
     reach_steps : κ by which a path's displacement after s steps counts (1 + s/κ)^−½ times; None: all of it. A network
         that bends away from its linearisation goes on as if it were pushed about.
-    offsets : (T,) added to predicted losses; empty where probes share nothing by task.
     stop : where early stopping is expected to end a training; without probes exactly at the best predicted epoch.
-    residual : root mean square of predicted − true loss over the probes' members, each with the offsets that the other
-        probes say; None without probes.
-    base_residual : the same had the base model's own losses been the prediction, with offsets of their own.
+    residual : root mean square of predicted − true loss over the probes' members; None without probes.
+    base_residual : the same had the base model's own losses been the prediction.
     task_errors : (T,) standard errors of predictions per task: their own residuals drawn towards the pooled ones, and
         scaled so that nominal 90% intervals hold 90% of the probes' members; empty without probes.
     """
@@ -54,7 +52,6 @@ class Calibration:
     seconds: float = 0.0
     penalty_factor: float = 1.0
     reach_steps: float | None = None
-    offsets: tuple[float, ...] = ()
     stop: StopRule = AT_THE_BEST
     residual: float | None = None
     base_residual: float | None = None
@@ -71,8 +68,7 @@ class Calibration:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Calibration:
         rule = StopRule(content["stop"]["noise"], tuple(content["stop"]["correction"]))
-        tuples = {name: tuple(content.get(name, ())) for name in ("offsets", "task_errors")}
-        return cls(**{**content, "stop": rule, **tuples})
+        return cls(**{**content, "stop": rule, "task_errors": tuple(content["task_errors"])})
 
 
 # Without probes the stated rules hold.
@@ -118,40 +114,6 @@ def chosen_reach(
     return nearest if residuals[nearest] < WORTH * residual(None) else None
 
 
-def task_offsets(
-    residuals: NDArray[np.float64], member: NDArray[np.int64], probe: NDArray[np.int64], count: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What predictions miss of each task wherever it is: (T,) means of true − predicted, drawn towards zero by the part
-    that chance explains, and the residuals with the offsets of the other probes. Zeros where those are not clearly
-    smaller.
-
-    Parameters
-    ----------
-    residuals : (n,) predicted − true of the members of all probes. member, probe : (n,) task and probe of each.
-    """
-    left = residuals.copy()
-    for number in np.unique(probe):
-        others = probe != number
-        left[~others] += _shrunk_means(-residuals[others], member[others], count)[member[~others]]
-    if np.square(left).sum() >= WORTH * np.square(residuals).sum():
-        return np.zeros(count), residuals
-    return _shrunk_means(-residuals, member, count), left
-
-
-def _shrunk_means(values: NDArray[np.float64], group: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    """(count,) best predictors of random group effects without a common mean; variances by the method of moments
-    (Searle, Casella and McCulloch 1992, §3.6)."""
-    sizes = np.bincount(group, minlength=count)
-    sums = np.bincount(group, values, minlength=count)
-    means = sums / np.maximum(sizes, 1)
-    freedom = len(values) - (sizes > 0).sum()
-    if freedom < 1:
-        return np.zeros(count)
-    within = float(np.square(values - means[group]).sum()) / freedom
-    between = (float(np.square(values).sum()) - len(values) * within) / len(values)
-    return means * sizes * between / (sizes * between + within) if between > 0 else np.zeros(count)
-
-
 def calibrate(
     predicted: Mapping[float, Sequence[NDArray[np.float64]]],
     true: Sequence[NDArray[np.float64]],
@@ -162,7 +124,7 @@ def calibrate(
     stop: StopRule = AT_THE_BEST,
     reach_steps: float | None = None,
 ) -> Calibration:
-    """Choose the factor with the least residual, and what to add per task.
+    """Choose the factor with the least residual.
 
     Parameters
     ----------
@@ -174,10 +136,7 @@ def calibrate(
     residuals = {factor: np.concatenate(list(losses)) - truth for factor, losses in predicted.items()}
     factor = min(residuals, key=lambda each: float(np.square(residuals[each]).mean()))
     member = np.concatenate([np.asarray(subset) for subset in subsets])
-    probe = np.repeat(np.arange(len(subsets)), [len(subset) for subset in subsets])
-    offsets, left = task_offsets(residuals[factor], member, probe, len(base))
-    _, of_base = task_offsets(base[member] - truth, member, probe, len(base))
-    square = left**2
+    square = residuals[factor] ** 2
     pooled = float(square.mean())
     variances = [
         (square[member == task].sum() + POOLED_WEIGHT * pooled) / ((member == task).sum() + POOLED_WEIGHT)
@@ -187,17 +146,16 @@ def calibrate(
     # Residuals have heavier tails than a normal distribution of their variance, so its interval would be too wide in
     # the middle: the quantile is that of the probes themselves, as in conformal prediction.
     level = min(1.0, LEVEL * (1 + 1 / len(member)))
-    errors *= np.quantile(np.abs(left) / errors[member], level) / stats.norm.ppf(0.5 + LEVEL / 2)
+    errors *= np.quantile(np.abs(residuals[factor]) / errors[member], level) / stats.norm.ppf(0.5 + LEVEL / 2)
     return Calibration(
         probes=len(subsets),
         flops=flops,
         seconds=seconds,
         penalty_factor=factor,
         reach_steps=reach_steps,
-        offsets=tuple(offsets.tolist()) if offsets.any() else (),
         stop=stop,
         residual=pooled**0.5,
-        base_residual=float(np.square(of_base).mean()) ** 0.5,
+        base_residual=float(np.square(base[member] - truth).mean()) ** 0.5,
         task_errors=tuple(errors.tolist()),
     )
 

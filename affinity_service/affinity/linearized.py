@@ -72,7 +72,7 @@ class LinearizedEstimator:
     ) -> None:
         self.config, self.tasks, self.device = config, tasks, device
         self.penalty_factor, self.stop = calibration.penalty_factor, calibration.stop
-        self.reach_steps, self.offsets = calibration.reach_steps, np.array(calibration.offsets)
+        self.reach_steps = calibration.reach_steps
         squared = [task.kind == "regression" for task in tasks]
         self.kinds = ["squared" if each else "logistic" for each in squared]
         whole = Anchor.from_tensors(anchor, device)
@@ -129,21 +129,13 @@ class LinearizedEstimator:
             SubsetEstimates.from_table_of_tasks(
                 chosen,
                 joined(number, "epochs").round().astype(np.int64),
-                self._with_offsets(joined(number, "mean")),
+                joined(number, "mean"),
                 joined(number, "error"),
                 joined(number, "converged") > 0.5,
                 [row for means in taken for row in means[number]["coordinates"]],
             )
             for number in range(len(moments))
         ]
-
-    def _with_offsets(self, losses: NDArray[np.floating]) -> NDArray[np.floating]:
-        """No loss is below zero; added tasks, which no probe was of, have no offset."""
-        known = len(self.offsets)
-        if not known:
-            return losses
-        losses[:, :known] = np.maximum(losses[:, :known] + self.offsets, 0)
-        return losses
 
     def _own_numbers(self, subset: tuple[int, ...]) -> int:
         """Features of a subset's rows along its own means."""

@@ -228,35 +228,6 @@ def test_calibration_takes_the_best_penalty_and_tells_the_error():
     assert worse.misleads
 
 
-def test_what_all_probes_miss_of_a_task_is_added_to_it():
-    rng = np.random.default_rng(0)
-    subsets = probe_subsets(6, 12, 0)
-    missed, noise = np.array([0.5, -0.3, 0.0, 0.2, -0.1, 0.4]), 0.02
-    true = [rng.normal(1, 0.1, size=len(s)) for s in subsets]
-    found = [t - missed[list(s)] + noise * rng.normal(size=len(s)) for t, s in zip(true, subsets, strict=True)]
-    predicted = {1.0: found}
-    found = calibrate(predicted, true, np.ones(6), subsets, flops=0.0, seconds=0.0)
-    np.testing.assert_allclose(found.offsets, missed, atol=2 * noise)
-    assert found.residual == pytest.approx(noise, rel=0.4)
-    # Where tasks have nothing in common but chance, nothing is added.
-    chance = {1.0: [t + 0.1 * rng.normal(size=len(t)) for t in true]}
-    assert not calibrate(chance, true, np.ones(6), subsets, flops=0.0, seconds=0.0).offsets
-
-
-def test_offsets_are_added_to_the_losses_of_the_tasks_that_have_some():
-    settings = config()
-    (train, validation), anchor = features_of(settings, SUITE, model_of(settings, SUITE))
-    count = len(SUITE.tasks)
-    offsets = tuple(0.1 * (task + 1) for task in range(count - 1))
-    plain, moved = (
-        LinearizedEstimator(train, validation, SUITE.tasks, settings, anchor, calibration=Calibration(offsets=each))
-        for each in ((), offsets)
-    )
-    before, after = (each.estimate([(0, 1), (0, count - 1)]).losses for each in (plain, moved))
-    np.testing.assert_allclose(after[0] - before[0], offsets[:2], atol=1e-6)
-    np.testing.assert_allclose(after[1] - before[1], [offsets[0], 0], atol=1e-6)
-
-
 def test_a_reach_scales_the_displacements_by_the_steps_taken():
     settings = config(fits={"solution": "path", "evaluate": "linearized"})
     (train, validation), anchor = features_of(settings, SUITE, model_of(settings, SUITE))
