@@ -115,21 +115,31 @@ def test_every_control_has_a_name_and_the_page_a_structure(visit, view):
     assert page.locator("html").get_attribute("lang") == "en"
 
 
-@pytest.mark.parametrize("view", VIEWS)
-def test_tab_reaches_everything_in_order_and_is_seen(visit, view):
-    page = visit(view)
-    ready(page, view)
+def walked(page, view) -> tuple[list[int], list[int]]:
+    """The controls that Tab comes to, until the page is drawn anew and nothing has the focus, and all there are."""
     page.evaluate(SETTLED)
     page.locator(".skip").focus()
     for key in ("Tab", "Shift+Tab"):  # from now on the browser takes the reader for one with a keyboard
         page.keyboard.press(key)
-    wanted = page.evaluate(REACHABLE)
-    found = []
+    wanted, found = page.evaluate(REACHABLE), []
     for _ in range(len(wanted)):
         number, seen = page.evaluate(FOCUSED)
+        if number is None:
+            break
         assert seen, f"no outline on control {number} of {view}"
         found.append(int(number))
         page.keyboard.press("Tab")
+    return found, wanted
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_tab_reaches_everything_in_order_and_is_seen(visit, view):
+    page = visit(view)
+    ready(page, view)
+    for _ in range(3):
+        found, wanted = walked(page, view)
+        if found == wanted:
+            break
     assert found == wanted
 
 
