@@ -38,7 +38,7 @@ class GradientConfig(StageConfig):
     seed: int = Field(0, ge=0)
     shard_rows: int = Field(4096, ge=1, description="(example, task) rows per file, the unit of resuming")
     precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="of the passes through a language model; what is made of its gradients is in fp32"
+        "fp32", description="of the passes through a pretrained model; what is made of its gradients is in fp32"
     )
     batch_rows: int = Execution(512, ge=1)
     batch_tokens: int = Execution(1024, ge=1, description="of sequences in one pass, padding counted")

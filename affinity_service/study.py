@@ -373,11 +373,8 @@ class Study:
             # What a measured task does for itself is no choice between company and none: alone only where forced.
             alone = None if self.config.measured else np.diag(affinity)
             pairs = select_networks(affinity, budget, singleton_score=alone)
-            loss = None
-            if not (self.config.measured or self._trains):
-                predicted = self._losses([tuple(group) for group in pairs.groups])
-                served = enumerate(pairs.served_by)
-                loss = float(np.mean([predicted[row][pairs.groups[row].index(task)] for task, row in served]))
+            # No model is trained for an answer.
+            loss = None if self.config.measured or self._trains else pairs.mean_loss(self._losses)
             return TaskNetworks.named(self.tasks, pairs.groups, pairs.served_by, loss, None, 0, pairs.optimal)
         require_losses(self.config, "networks by method direct (pairs does without)")
         if self._trains:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,25 +15,28 @@ WORDS = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(197))]
 START, END, FIRST_WORD = 1, 2, 3
 
 
-def write_tiny_llama(folder: Path, seed: int = 0, tied: bool = True, pad_token: bool = False) -> str:
-    """Two random layers of width 32 over 200 words, and their tokenizer; returns the folder as a config names it."""
+def tiny_llama(words: int = 60, seed: int = 0, **options: Any) -> Any:
+    """Two random layers of width 32."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=len(WORDS),
+        vocab_size=words,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=128,
-        tie_word_embeddings=tied,
-        bos_token_id=START,
-        eos_token_id=END,
+        **options,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        LlamaForCausalLM(config).save_pretrained(folder)
+        return LlamaForCausalLM(config)
+
+
+def write_tiny_llama(folder: Path, seed: int = 0, tied: bool = True, pad_token: bool = False) -> str:
+    """One that knows 200 words, and their tokenizer; returns the folder as a config names it."""
+    options = {"tie_word_embeddings": tied, "bos_token_id": START, "eos_token_id": END}
+    tiny_llama(len(WORDS), seed, max_position_embeddings=128, **options).save_pretrained(folder)
     _tokenizer(pad_token).save_pretrained(folder)
     return str(folder)
 

@@ -129,14 +129,14 @@ def calibrate(
     Parameters
     ----------
     predicted : per factor the predicted losses of each probe's members. true : the measured ones.
-    base : (T,) losses of the base model. stop, reach_steps : with which the predictions were
-        made.
+    base : (T,) losses of the base model.
+    stop, reach_steps : with which the predictions were made.
     """
     truth = np.concatenate(list(true))
     residuals = {factor: np.concatenate(list(losses)) - truth for factor, losses in predicted.items()}
     factor = min(residuals, key=lambda each: float(np.square(residuals[each]).mean()))
-    member = np.concatenate([np.asarray(subset) for subset in subsets])
     square = residuals[factor] ** 2
+    member = np.concatenate([np.asarray(subset) for subset in subsets])
     pooled = float(square.mean())
     variances = [
         (square[member == task].sum() + POOLED_WEIGHT * pooled) / ((member == task).sum() + POOLED_WEIGHT)

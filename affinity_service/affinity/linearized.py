@@ -216,7 +216,7 @@ class LinearizedEstimator:
                 return
             steps = training.steps[:, None].to(c.device) * (epoch + 1)
             counts = (1 + steps / self.reach_steps).rsqrt()
-            look(epoch + 1, w * counts, c * counts, converged)
+            look(epoch + 1, None if self.network is None else w * counts, c * counts, converged)
 
         self._paths.run(layout, training, last, on_epoch)
 

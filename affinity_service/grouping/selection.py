@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from affinity_service.errors import UserError
+from affinity_service.grouping.direct import Predict
 from affinity_service.grouping.matrix import Floats, checked_affinity, checked_integer
 from affinity_service.grouping.selection_exact import best_selection, mates_scores
 from affinity_service.grouping.selection_search import score_bound, search_selection, serving_scores
@@ -41,6 +42,11 @@ class Selection:
     def gap(self) -> float:
         """By how much, at most, a better selection could score higher."""
         return self.bound - self.score
+
+    def mean_loss(self, predict: Predict) -> float:
+        """Mean over tasks of the loss that is predicted for each in the group that serves it."""
+        losses = predict([tuple(group) for group in self.groups])
+        return float(np.mean([losses[row][self.groups[row].index(task)] for task, row in enumerate(self.served_by)]))
 
 
 def select_networks(

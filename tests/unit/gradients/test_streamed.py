@@ -22,7 +22,7 @@ from affinity_service.models.causal_lm import CausalLM
 from affinity_service.models.state import trained_parameters, trained_shapes
 from affinity_service.tasks.suite import TRAIN, Suite, Task
 from affinity_service.tasks.tokens import TokenRows
-from tests.language_models import write_tiny_bert
+from tests.language_models import tiny_llama, write_tiny_bert
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
@@ -42,16 +42,7 @@ def suite(examples: int = 12) -> Suite:
 
 
 def llama(checkpointing: bool = False) -> nn.Module:
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=60,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    network = transformers.LlamaForCausalLM(config)
+    network = tiny_llama()
     if checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
     return network

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from affinity_service.models.attention import LONGEST, NAME, choose_attention
 from affinity_service.models.causal_lm import token_margins
+from tests.language_models import tiny_llama
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
 
 def obvious_margins(logits: Tensor, label: Tensor) -> Tensor:
@@ -44,17 +45,7 @@ def test_half_logits_have_margins_in_single_precision_and_gradients_of_their_own
 
 
 def llama() -> torch.nn.Module:
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=60,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2 * LONGEST,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
+    return tiny_llama(max_position_embeddings=2 * LONGEST).eval()
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
