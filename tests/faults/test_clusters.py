@@ -93,7 +93,8 @@ def test_a_cancelled_job_and_a_killed_head_are_continued_by_submitting_again(
     wait_until(ray_cluster, job, lambda: len(pieces(study, TILES)) >= 2)
     log = log_of(ray_cluster, job)
     assert "base_model: found done" in log
-    assert f"gradients: {len(finished)} of " in log
+    # On a quick machine the stage was done before the job was stopped.
+    assert f"gradients: {len(finished)} of " in log or "gradients: found done" in log
     kill_tree(ray_cluster.head)
     finished |= pieces(study, TILES)
     assert not of_study(study), "the job's driver has outlived its head"
