@@ -4,7 +4,7 @@ they are off."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -100,18 +100,16 @@ def probe_subsets(tasks: int, count: int, seed: int, sizes: tuple[int, int] = PR
     return list(chosen)
 
 
-def chosen_reach(
-    courses_with: Callable[[float | None], NDArray[np.float64]], true: NDArray[np.float64]
-) -> float | None:
+def chosen_reach(courses: Mapping[float | None, NDArray[np.float64]], true: NDArray[np.float64]) -> float | None:
     """The reach whose predicted courses (M, epochs, T) are nearest to the true ones; NaN outside the subsets."""
 
-    def residual(reach: float | None) -> float:
-        square = np.square(courses_with(reach) - true)
+    def residual(course: NDArray[np.float64]) -> float:
+        square = np.square(course - true)
         return float(square[np.isfinite(square)].mean())
 
-    residuals = {reach: residual(reach) for reach in REACHES}
+    residuals = {reach: residual(course) for reach, course in courses.items()}
     nearest = min(residuals, key=residuals.__getitem__)
-    return nearest if residuals[nearest] < WORTH * residual(None) else None
+    return nearest if residuals[nearest] < WORTH * residuals[None] else None
 
 
 def calibrate(

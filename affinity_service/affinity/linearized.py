@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from affinity_service.tasks.suite import Task
 # Losses (M, T) and their standard errors over examples, of the network itself at weights displaced (M, p) for M
 # subsets; NaN outside them.
 NetworkLosses = Callable[[Tensor, Sequence[Sequence[int]]], tuple[Tensor, Tensor]]
+HeldOut = SubsetRows | MemberRows
 # Displacements of as many subsets at a time as fill so much memory; the path keeps about so many numbers per weight.
 PATH_BYTES = 1 << 30
 PATH_COPIES = 14
@@ -98,29 +99,37 @@ class LinearizedEstimator:
 
     def courses(self, subsets: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """(M, epochs, T) what the stop is judged by: linearised validation losses, NaN outside the subsets."""
-        network, self.network = self.network, None
-        try:
-            found = self.estimates(subsets, range(1, self.config.fits.epochs + 1))
-        finally:
-            self.network = network
-        courses = np.full((len(subsets), len(found), len(self.tasks)), np.nan)
-        for epoch, each in enumerate(found):
-            for row, subset, losses in zip(courses, each.subsets, each.losses, strict=True):
-                row[epoch, list(subset)] = losses
+        return self.courses_by_reach(subsets, [self.reach_steps])[self.reach_steps]
+
+    def courses_by_reach(
+        self, subsets: Sequence[Sequence[int]], reaches: Sequence[float | None]
+    ) -> dict[float | None, NDArray[np.float64]]:
+        """The same had the path each of these reaches, from one run: they change what is looked at, not the path."""
+        chosen, epochs = self._checked(subsets), self.config.fits.epochs
+        courses = {reach: np.full((len(chosen), epochs, len(self.tasks)), np.nan) for reach in reaches}
+        follow = self._follow_path if self.config.solution == "path" else self._fit_ridges
+        start = 0
+        for chunk in self._chunks(chosen):
+            layout, own = SubsetWeights(self.anchor, chunk), slice(start, start + len(chunk))
+            held_out = self._held_out(layout)
+
+            def look(
+                epoch: int, _: Tensor, c: Tensor, __: Tensor, own: slice = own, held_out: HeldOut = held_out
+            ) -> None:
+                for reach, course in courses.items():
+                    mean, _error = held_out.losses(c * self._counted(chosen[own], epoch, reach))
+                    course[own, epoch - 1] = mean.cpu().numpy()
+
+            with self._threads(chosen):
+                follow(layout, epochs, range(1, epochs + 1), look)
+            start += len(chunk)
         return courses
 
     def estimates(self, subsets: Sequence[Sequence[int]], moments: Sequence[Moment]) -> list[SubsetEstimates]:
         """The same at several moments, from one run."""
-        check_subsets(subsets, self._arrays[3], len(self.tasks))
-        chosen = [tuple(int(task) for task in subset) for subset in subsets]
-        size = len(chosen)
-        if self.config.solution == "path" or self.network is not None:
-            numbers = PATH_COPIES * self.anchor.width(max(map(len, chosen), default=1))
-            numbers += max(map(self._own_numbers, chosen), default=0)
-            size = max(1, PATH_BYTES // (4 * numbers))
-        chunks = [chosen[start : start + size] for start in range(0, len(chosen), size)]
-        with one_thread() if self._is_small(chosen) else nullcontext():
-            taken = [self._take(chunk, moments) for chunk in chunks]
+        chosen = self._checked(subsets)
+        with self._threads(chosen):
+            taken = [self._take(chunk, moments) for chunk in self._chunks(chosen)]
 
         def joined(number: int, name: str) -> NDArray[Any]:
             return torch.cat([means[number][name] for means in taken]).cpu().numpy()
@@ -136,6 +145,27 @@ class LinearizedEstimator:
             )
             for number in range(len(moments))
         ]
+
+    def _checked(self, subsets: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+        check_subsets(subsets, self._arrays[3], len(self.tasks))
+        return [tuple(int(task) for task in subset) for subset in subsets]
+
+    def _chunks(self, chosen: Sequence[tuple[int, ...]]) -> list[Sequence[tuple[int, ...]]]:
+        """As many subsets at a time as there is memory for."""
+        size = max(1, len(chosen))
+        if self.config.solution == "path" or self.network is not None:
+            numbers = PATH_COPIES * self.anchor.width(max(map(len, chosen), default=1))
+            numbers += max(map(self._own_numbers, chosen), default=0)
+            size = max(1, PATH_BYTES // (4 * numbers))
+        return [chosen[start : start + size] for start in range(0, len(chosen), size)]
+
+    def _threads(self, chosen: Sequence[tuple[int, ...]]) -> AbstractContextManager[None]:
+        return one_thread() if self._is_small(chosen) else nullcontext()
+
+    def _held_out(self, layout: SubsetWeights) -> HeldOut:
+        """Validation rows; of one subset, asked for alone, all of them together."""
+        rows = self._validation
+        return SubsetRows(rows, layout) if len(layout.subsets) == 1 else MemberRows(rows, layout)
 
     def _own_numbers(self, subset: tuple[int, ...]) -> int:
         """Features of a subset's rows along its own means."""
@@ -154,16 +184,16 @@ class LinearizedEstimator:
             and rows * self._arrays[0].shape[1] <= ONE_THREAD_ROW_NUMBERS
         )
 
-    def _take(self, subsets: list[tuple[int, ...]], moments: Sequence[Moment]) -> list[dict[str, Any]]:
+    def _take(self, subsets: Sequence[tuple[int, ...]], moments: Sequence[Moment]) -> list[dict[str, Any]]:
         check_deadline()
         layout = SubsetWeights(self.anchor, subsets)
-        # Of one subset, asked for alone, all rows are looked at together.
-        alone, rows = len(subsets) == 1, self._validation
-        held_out: SubsetRows | MemberRows = SubsetRows(rows, layout) if alone else MemberRows(rows, layout)
+        held_out = self._held_out(layout)
         stops = {moment: ExpectedStop(self.stop.noise) for moment in moments}
         last = max(self.config.fits.epochs if moment == "best" else moment for moment in moments)
 
         def look(epoch: int, w: Tensor | None, c: Tensor, converged: Tensor) -> None:
+            counted = self._counted(subsets, epoch, self.reach_steps)
+            c = c * counted
             mean, error = held_out.losses(c)
             seen = {
                 "epochs": torch.full((len(subsets),), float(epoch), device=c.device),
@@ -173,7 +203,7 @@ class LinearizedEstimator:
                 "converged": converged.float(),
             }
             if w is not None and self.network is not None:
-                seen["weights"] = self._whole(layout, w)
+                seen["weights"] = self._whole(layout, w * counted)
             for moment, stop in stops.items():
                 if moment == "best" and epoch <= self.config.fits.epochs:
                     stop.add(self.stop.score(mean, epoch), seen)
@@ -204,6 +234,13 @@ class LinearizedEstimator:
         steps = [steps_per_epoch(count, self.config.tuning.batch_size) for count in examples]
         return Training(self.config.tuning.batch_size, torch.tensor(steps), torch.tensor(examples))
 
+    def _counted(self, subsets: Sequence[Sequence[int]], epoch: int, reach: float | None) -> Tensor | float:
+        """(M, 1) times which displacements count after so many epochs, see ``Calibration.reach_steps``."""
+        if reach is None:
+            return 1.0
+        steps = self._training(subsets).steps.to(self.device)[:, None] * epoch
+        return (1 + steps / reach).rsqrt()
+
     def _follow_path(self, layout: SubsetWeights, last: int, _: Sequence[Moment], look: Callable) -> None:
         if self._paths is None:
             self._paths = Paths(self._train, self.anchor, training_optimizer(self.config.tuning))
@@ -211,12 +248,7 @@ class LinearizedEstimator:
         training = self._training(layout.subsets)
 
         def on_epoch(epoch: int, w: Tensor, c: Tensor) -> None:
-            if self.reach_steps is None:
-                look(epoch + 1, w, c, converged)
-                return
-            steps = training.steps[:, None].to(c.device) * (epoch + 1)
-            counts = (1 + steps / self.reach_steps).rsqrt()
-            look(epoch + 1, None if self.network is None else w * counts, c * counts, converged)
+            look(epoch + 1, w, c, converged)
 
         self._paths.run(layout, training, last, on_epoch)
 

@@ -4,13 +4,12 @@ object store."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import ray
-from numpy.typing import NDArray
 from torch import Tensor
 
 from affinity_service.affinity.build import (
@@ -29,6 +28,7 @@ from affinity_service.affinity.calibration import (
     CALIBRATION,
     PENALTY_FACTORS,
     PROBE_SEEDS,
+    REACHES,
     Calibration,
     calibrate,
     chosen_reach,
@@ -36,7 +36,6 @@ from affinity_service.affinity.calibration import (
     read_calibration,
 )
 from affinity_service.affinity.estimates import stated_moment
-from affinity_service.affinity.linearized import LinearizedEstimator
 from affinity_service.affinity.stopping import StopRule, course_correction, mean_course, stop_noise
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
@@ -44,6 +43,7 @@ from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.placement import workers_with_room
 from affinity_service.engine.pool import TASK_RETRIES, map_unordered, result
 from affinity_service.engine.session import actor_options
+from affinity_service.engine.threads import take_assigned_threads
 from affinity_service.evaluation.fine_tuning import FineTuned, FineTuner, seeds_of
 from affinity_service.evaluation.flops import flop_counter
 from affinity_service.evaluation.stacked import split_losses
@@ -84,6 +84,7 @@ def fit_tile(
     name = tile_name(first // config.fits.tile)
     if folder.exists(name):
         return
+    take_assigned_threads()
     with flop_counter() as counter:
         estimator = study_estimator(config, folder, lambda: inputs, suite.tasks, lambda: suite, device_here())
         estimates = estimator.estimate(subsets)
@@ -96,6 +97,7 @@ def fit_tile(
 @ray.remote
 def fine_tune_probes(suite: Suite, seed: int, config: Config, folder: StudyFolder) -> tuple[FineTuned, float]:
     """Truly fine-tune all probes with one seed; and the seconds it took."""
+    take_assigned_threads()
     start = time.perf_counter()
     subsets = probes_of(config.fits, len(suite.tasks))
     (tuned,) = FineTuner(suite, config, base_weights(folder), device_here()).run(subsets, [seed])
@@ -109,6 +111,7 @@ def calibrate_by_probes(
     """Compare the probes with their predictions and write what they say, unless it is written."""
     if folder.exists(CALIBRATION):
         return
+    take_assigned_threads()
     start = time.perf_counter()
     rows, anchor = inputs
     truths, seconds = zip(*tuned, strict=True)
@@ -122,13 +125,15 @@ def calibrate_by_probes(
     with flop_counter() as counter:
         estimator = linearized_estimator(config, folder, rows, anchor, suite.tasks, Calibration(), device_here())
         courses = [truth.validation for truth in truths]
-        if follows and estimator.network is None:
-            estimator.reach_steps = reach_of(estimator, subsets, np.mean(courses, axis=0))
         # Ridge has its penalty to move the stop by.
         correction: tuple[float, ...] = ()
-        if follows and moment == "best":
-            predicted_courses = mean_course([estimator.courses(subsets)])
-            correction = course_correction(mean_course(courses), predicted_courses)
+        if follows:
+            reaches = (None, *REACHES) if estimator.network is None else (None,)
+            by_reach = estimator.courses_by_reach(subsets, reaches)
+            estimator.reach_steps = chosen_reach(by_reach, np.mean(courses, axis=0))
+            if moment == "best":
+                predicted_course = mean_course([by_reach[estimator.reach_steps]])
+                correction = course_correction(mean_course(courses), predicted_course)
         estimator.stop = stop = StopRule(stop_noise(courses), correction)
         for factor in factors:
             estimator.penalty_factor = factor
@@ -148,18 +153,6 @@ def calibrate_by_probes(
     )
     write_table(folder, PROBES, table)
     folder.write_json(CALIBRATION, found.to_json())
-
-
-def reach_of(
-    estimator: LinearizedEstimator, subsets: Sequence[Sequence[int]], true: NDArray[np.float64]
-) -> float | None:
-    """Of the path, by true courses (M, epochs, T)."""
-
-    def courses_with(reach: float | None) -> NDArray[np.float64]:
-        estimator.reach_steps = reach
-        return estimator.courses(subsets)
-
-    return chosen_reach(courses_with, true)
 
 
 def fit_subsets_stage(context: StageContext) -> StageOutcome:

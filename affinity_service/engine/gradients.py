@@ -23,6 +23,7 @@ from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.placement import workers_with_room
 from affinity_service.engine.pool import ActorPool
 from affinity_service.engine.session import actor_options
+from affinity_service.engine.threads import take_assigned_threads
 from affinity_service.evaluation.flops import flop_counter
 from affinity_service.gradients.anchor import ANCHOR, build_anchor, read_anchor, write_anchor
 from affinity_service.gradients.batches import per_example_gradients
@@ -50,6 +51,7 @@ class GradientActor:
     """
 
     def __init__(self, config: Config, folder: StudyFolder) -> None:
+        take_assigned_threads()
         self.config, self.folder = config, folder
         self.suite: Suite | None = None
         self.reduction: Any = None

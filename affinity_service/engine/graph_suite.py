@@ -20,6 +20,7 @@ from affinity_service.config_graphs import GraphSource
 from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.placement import workers_with_room
 from affinity_service.engine.pool import TASK_RETRIES, map_unordered, result
+from affinity_service.engine.threads import take_assigned_threads
 from affinity_service.graphs.blocks import gram_name, layer_name, layer_names, layer_reader, read_block, write_block
 from affinity_service.graphs.embedding import (
     HOPS_APART,
@@ -80,6 +81,7 @@ def make_block(layer: Layer, block: int, facts: GraphFacts, source: GraphSource,
     """One block of one layer, unless a process that was lost later has written it."""
     if folder.exists(layer_name(layer.name, block)):
         return
+    take_assigned_threads()
     layer.make(block, facts, source, folder)
 
 

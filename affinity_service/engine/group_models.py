@@ -22,6 +22,7 @@ from affinity_service.config_models import CausalLMConfig, PretrainedConfig
 from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.placement import placed_training, workers_with_room
 from affinity_service.engine.session import actor_options
+from affinity_service.engine.threads import take_assigned_threads
 from affinity_service.engine.train import progress_board, train_model
 from affinity_service.engine.train_job import TrainJob
 from affinity_service.errors import UserError
@@ -153,6 +154,7 @@ def _trial_resources(config: Config, suite: Suite) -> dict[str, float]:
 def run_trial(settings: dict[str, Any], board: Any, **trial_of: Any) -> dict[str, Any]:
     """One Tune trial. What a user must change is returned: an error raised would be tried again, and again in vain."""
     trial: Trial = settings["trial"]
+    take_assigned_threads()
     try:
         _train_trial(trial, **trial_of)
     except UserError as error:

@@ -28,6 +28,7 @@ from affinity_service.engine.measured_affinity import measured_losses
 from affinity_service.engine.placement import workers_with_room
 from affinity_service.engine.pool import TASK_RETRIES, map_unordered, result
 from affinity_service.engine.session import actor_options
+from affinity_service.engine.threads import take_assigned_threads
 from affinity_service.errors import UserError
 from affinity_service.evaluation.cost import TrainingCost, cost_ratios
 from affinity_service.evaluation.fidelity import compare, coverage, row_means
@@ -119,6 +120,7 @@ def train_piece(suite: Suite, piece: Piece, config: Config, folder: StudyFolder)
     """Train one piece and write its losses after every epoch, unless a process that was lost later has."""
     if folder.exists(piece.name):
         return
+    take_assigned_threads()
     start = time.perf_counter()
     weights, epochs = None, config.base.epochs
     if config.validation.start == "base":
@@ -168,6 +170,7 @@ def predict_subsets(
 ) -> dict[str, list[list[Losses]]]:
     """Per estimator and moment, (M, T) predictions: one, or one per projection seed. inputs : None where the study has
     no features, as its affinities were measured while the base model trained."""
+    take_assigned_threads()
     model = base_model(config, folder, suite.inputs.shape[1:], suite.tasks)
     base = split_losses(model, suite, VALIDATION)
     answer = {} if inputs is None else _from_features(inputs, suite, subsets, config, folder, moments, base)

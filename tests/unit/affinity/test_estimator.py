@@ -243,14 +243,42 @@ def test_a_reach_scales_the_displacements_by_the_steps_taken():
             np.testing.assert_allclose(part, full * (1 + steps[number] * epoch / 5.0) ** -0.5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("solution", ["path", "ridge"])
+def test_courses_of_several_reaches_are_those_of_one_at_a_time(solution, monkeypatch):
+    settings = config(fits={"solution": solution, "evaluate": "linearized"})
+    (train, validation), anchor = features_of(settings, SUITE, model_of(settings, SUITE))
+    subsets, reaches = [(0, 1, 2), (1,), (0, 2)], [None, 1.0, 30.0]
+
+    def estimator(reach: float | None) -> LinearizedEstimator:
+        return LinearizedEstimator(
+            train, validation, SUITE.tasks, settings, anchor, calibration=Calibration(reach_steps=reach)
+        )
+
+    together = estimator(3.0).courses_by_reach(subsets, reaches)
+    # As many pieces as subsets.
+    monkeypatch.setattr("affinity_service.affinity.linearized.PATH_BYTES", 1)
+    for reach in reaches:
+        moments = estimator(reach).estimates(subsets, range(1, settings.fits.epochs + 1))
+        for epoch, found in enumerate(moments):
+            for number, subset in enumerate(subsets):
+                np.testing.assert_allclose(
+                    together[reach][number, epoch, list(subset)], found.losses[number], rtol=1e-4, atol=1e-6
+                )
+        assert np.isnan(together[reach][1, :, 0]).all()
+
+
 def test_a_reach_is_chosen_where_it_is_worth_it():
     rng = np.random.default_rng(0)
     true = rng.normal(size=(4, 3, 5))
     true[0, :, 2:] = np.nan
     away = {None: 1.0, **dict.fromkeys(REACHES, 2.0)}
-    assert chosen_reach(lambda reach: true + away[reach], true) is None
-    assert chosen_reach(lambda reach: true + {**away, 10.0: 0.95}[reach], true) is None
-    assert chosen_reach(lambda reach: true + {**away, 10.0: 0.5}[reach], true) == 10.0
+
+    def courses(**other):
+        return {reach: true + off for reach, off in away.items()} | {10.0: true + other.get("ten", 2.0)}
+
+    assert chosen_reach(courses(), true) is None
+    assert chosen_reach(courses(ten=0.95), true) is None
+    assert chosen_reach(courses(ten=0.5), true) == 10.0
 
 
 @pytest.mark.parametrize("solution", ["path", "ridge"])
