@@ -76,7 +76,9 @@ def train_group_models(context: StageContext) -> StageOutcome:
     kept = {p.run for p in planned if p.setting == GROUPS}
     # Random groups are there for their losses: answers take time to write.
     asked = {p.run for p in planned if p.setting != RANDOM}
-    trials = _trials([p.run for p in planned], kept, asked, config)
+    # Trained one by one, every model is a piece of work of its own.
+    size = settings.models_per_trial if is_batched(config, suite) else 1
+    trials = _trials([p.run for p in planned], kept, asked, size)
     missing = [trials[index] for index in context.unfinished([trial.results for trial in trials], "trials")]
     if missing:
         _tune(context, missing, sum(len(trial.runs) for trial in trials))
@@ -94,8 +96,7 @@ def train_group_models(context: StageContext) -> StageOutcome:
     return StageOutcome(sum(row["flops"] for row in outcomes.values()), min(settings.workers, max(1, len(missing))))
 
 
-def _trials(runs: Sequence[Run], kept: set[Run], asked: set[Run], config: Config) -> list[Trial]:
-    size = config.group_models.models_per_trial
+def _trials(runs: Sequence[Run], kept: set[Run], asked: set[Run], size: int) -> list[Trial]:
     # Sorted by number of tasks: models that see equally many examples waste no steps on each other.
     unique = sorted(set(runs), key=lambda run: (-len(run.tasks), run.tasks, run.seed))
     lengths = stack_lengths([len(run.tasks) for run in unique], size)
@@ -154,7 +155,6 @@ def _trial_resources(config: Config, suite: Suite) -> dict[str, float]:
 def run_trial(settings: dict[str, Any], board: Any, **trial_of: Any) -> dict[str, Any]:
     """One Tune trial. What a user must change is returned: an error raised would be tried again, and again in vain."""
     trial: Trial = settings["trial"]
-    take_assigned_threads()
     try:
         _train_trial(trial, **trial_of)
     except UserError as error:
@@ -168,7 +168,13 @@ def _train_trial(trial: Trial, suite: Suite, config: Config, folder: StudyFolder
     also how often they answer right. Nothing is left to do where a process that was lost later has done it."""
     if folder.exists(trial.results):
         return
-    train = _train_stacked if is_batched(config, suite) else _train_one_by_one
+    if is_batched(config, suite):
+        train = _train_stacked
+        take_assigned_threads()
+    else:
+        train = _train_one_by_one
+        # It looks at a model when the workers that trained it have ended, and has their cores.
+        torch.set_num_threads(max(1, int(config.resources.cpus)))
     initial = folder.read_bytes("base_model/model.safetensors") if config.group_models.start == "base" else None
     outcomes = train(trial.runs, suite, config, scratch, initial)
     model = _build(config, suite, 0)

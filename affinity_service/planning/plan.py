@@ -90,7 +90,7 @@ def plan_study(config: Config, work: Workload, machine: Machine) -> Plan:
     fit_workers = 0 if config.measured else min(config.fits.workers, places, tiles)
     groups, stacked = expected_groups(config, tasks), trains_stacked(config, work)
     runs = sum(n for _, n in flops.group_trainings(config.group_models, tasks, groups))
-    trials = math.ceil(runs / config.group_models.models_per_trial)
+    trials = math.ceil(runs / config.group_models.models_per_trial) if stacked else runs
     # With fewer GPUs than workers, fewer of them accumulate more micro-batches, see engine/placement.py.
     trainers = max(n for n in range(1, min(train.workers, places) + 1) if train.workers % n == 0)
     together = 1 if stacked else trainers

@@ -199,15 +199,17 @@ def test_group_models_of_a_larger_model_go_through_the_trainer_of_the_base_model
     content["group_models"] |= {
         "seeds": 1,
         "random_groupings": 0,
-        "single_tasks": 0,
+        "single_tasks": 1,
         "trainer": "deepspeed",
         "workers": 1,
     }
     content["group_models"]["start"] = "base"
     study = Study.run(Config.parse(content), tmp_path / "study", until="group_models")
     results = read_table(study.folder, "group_models/results.parquet").to_pandas()
-    assert set(results.setting) == {GROUPS, "joint"}
+    assert set(results.setting) == {GROUPS, "joint", "single"}
     assert results.test_loss.notna().all()
+    # Each of the two trainings is kept as soon as it is done.
+    assert len(study.folder.list("group_models/trials/", ".parquet")) == 2
 
 
 def test_validation_measures_the_estimates_and_reuses_true_trainings(estimated, tmp_path):
