@@ -20,24 +20,23 @@ from affinity_service.artifacts import StudyFolder, fingerprint
 from affinity_service.config import Config
 from affinity_service.config_models import CausalLMConfig, PretrainedConfig
 from affinity_service.engine.context import StageContext, StageOutcome
+from affinity_service.engine.judging import judge
 from affinity_service.engine.placement import placed_training, workers_with_room
+from affinity_service.engine.pool import TASK_RETRIES, result
 from affinity_service.engine.session import actor_options
 from affinity_service.engine.threads import take_assigned_threads
 from affinity_service.engine.train import progress_board, train_model
 from affinity_service.engine.train_job import TrainJob
 from affinity_service.errors import UserError
-from affinity_service.evaluation.answers import exact_matches
 from affinity_service.evaluation.flops import RunFlops
 from affinity_service.evaluation.outcomes import GROUPS, RANDOM, plan_runs
 from affinity_service.evaluation.run import Run, stack_lengths
-from affinity_service.evaluation.stacked import RunOutcome, StackedTrainer, split_losses
+from affinity_service.evaluation.stacked import RunOutcome, StackedTrainer
 from affinity_service.models import build_model
 from affinity_service.models.adapter_files import adapter_files
-from affinity_service.models.causal_lm import CausalLM
 from affinity_service.models.state import load_trained
 from affinity_service.tables import read_table, write_table
-from affinity_service.tasks.suite import TEST, VALIDATION, Suite
-from affinity_service.text.tokenizer import load_tokenizer
+from affinity_service.tasks.suite import Suite
 
 # Above so many parameters a stack of models gains little over training them one by one.
 STACKABLE_PARAMETERS = 2_000_000
@@ -168,26 +167,16 @@ def _train_trial(trial: Trial, suite: Suite, config: Config, folder: StudyFolder
     also how often they answer right. Nothing is left to do where a process that was lost later has done it."""
     if folder.exists(trial.results):
         return
-    if is_batched(config, suite):
-        train = _train_stacked
-        take_assigned_threads()
-    else:
-        train = _train_one_by_one
-        # It looks at a model when the workers that trained it have ended, and has their cores.
-        torch.set_num_threads(max(1, int(config.resources.cpus)))
     initial = folder.read_bytes("base_model/model.safetensors") if config.group_models.start == "base" else None
-    outcomes = train(trial.runs, suite, config, scratch, initial)
-    model = _build(config, suite, 0)
-    flops = RunFlops(model, suite)
-    matches: dict[Run, list[float]] = {}
+    matches: dict[Run, list[float] | None] = {}
+    if is_batched(config, suite):
+        outcomes = _train_stacked(trial.runs, suite, config, initial)
+    else:
+        outcomes, matches = _train_one_by_one(trial, suite, config, scratch, initial)
+    flops = RunFlops(_build(config, suite, 0), suite)
     for outcome in outcomes:
         if outcome.run in trial.kept:
             folder.write_bytes(trial.weights(outcome.run), save_safetensors(outcome.weights))
-        if outcome.run in trial.asked and isinstance(config.model, CausalLMConfig) and isinstance(model, CausalLM):
-            load_trained(model, outcome.weights)
-            # The one that made the suite's tokens.
-            tokenizer = load_tokenizer(getattr(config.data, "tokenizer", None) or config.model.path)
-            matches[outcome.run] = exact_matches(model, tokenizer, suite, outcome.run.tasks)
     rows = [
         {
             "tasks": list(o.run.tasks),
@@ -218,9 +207,8 @@ def _build(config: Config, suite: Suite, seed: int) -> torch.nn.Module:
     return build_model(config.model, suite.inputs.shape[1:], suite.tasks, seed)
 
 
-def _train_stacked(
-    runs: Sequence[Run], suite: Suite, config: Config, scratch: str, initial: bytes | None
-) -> list[RunOutcome]:
+def _train_stacked(runs: Sequence[Run], suite: Suite, config: Config, initial: bytes | None) -> list[RunOutcome]:
+    take_assigned_threads()
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def build(seed: int) -> torch.nn.Module:
@@ -233,24 +221,26 @@ def _train_stacked(
 
 
 def _train_one_by_one(
-    runs: Sequence[Run], suite: Suite, config: Config, scratch: str, initial: bytes | None
-) -> list[RunOutcome]:
+    trial: Trial, suite: Suite, config: Config, scratch: str, initial: bytes | None
+) -> tuple[list[RunOutcome], dict[Run, list[float] | None]]:
+    """And what share of its test examples each run answers exactly, where that is asked."""
+    # Not within the trial, which holds nothing.
+    options = {**actor_options(config.resources), **TASK_RETRIES, "scheduling_strategy": "DEFAULT"}
     reference = ray.put(suite)
-    outcomes = []
-    model = _build(config, suite, 0)
-    for run in runs:
+    outcomes, matches = [], {}
+    for run in trial.runs:
         train = config.grouped.model_copy(update={"seed": run.seed})
         name = f"group-{fingerprint([run.tasks, run.seed])[:12]}"
         job = TrainJob(reference, config.model, train, run.tasks, initial=initial)
         trained = train_model(job, config.resources, scratch, name)
-        weights = load_safetensors(trained.weights)
-        load_trained(model, weights)
-        member = np.isin(np.arange(len(suite.tasks)), run.tasks)
-        validation, test = (np.where(member, split_losses(model, suite, split), np.nan) for split in (VALIDATION, TEST))
-        state = trained.state
+        judged = result(judge.options(**options).remote(trained.weights, run, run in trial.asked, reference, config))
+        weights, state = load_safetensors(trained.weights), trained.state
         history = np.array([epoch["validation_per_task"] for epoch in state.history], float)
-        outcomes.append(RunOutcome(run, state.best_epoch + 1, state.epoch, validation, test, weights, history))
-    return outcomes
+        outcomes.append(
+            RunOutcome(run, state.best_epoch + 1, state.epoch, judged.validation, judged.test, weights, history)
+        )
+        matches[run] = judged.exact_match
+    return outcomes, matches
 
 
 def _results(outcomes: Sequence[tuple[Any, dict[str, Any]]], names: Sequence[str], answers: bool) -> pa.Table:

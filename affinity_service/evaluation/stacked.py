@@ -60,9 +60,10 @@ class RunOutcome:
 
 
 @torch.no_grad()
-def split_losses(model: nn.Module, suite: Suite, split: int) -> NDArray[np.float64]:
-    """(T,) mean loss of one plain model per task over a split, NaN where there is no label."""
-    rows, losses, every = suite.rows(split), TaskLosses(suite.tasks), range(len(suite.tasks))
+def split_losses(model: nn.Module, suite: Suite, split: int, tasks: Sequence[int] | None = None) -> NDArray[np.float64]:
+    """(T,) mean loss of one plain model per task over a split, NaN where there is no label and outside `tasks`, where
+    some are named: examples of no other are looked at."""
+    rows, losses, every = suite.rows(split, tasks), TaskLosses(suite.tasks), range(len(suite.tasks))
     device = next(model.parameters()).device
     model.eval()
     total = torch.zeros(len(suite.tasks), dtype=torch.float64)
@@ -71,7 +72,8 @@ def split_losses(model: nn.Module, suite: Suite, split: int) -> NDArray[np.float
         inputs = torch.tensor(suite.inputs[rows[batch]], device=device)
         labels = torch.tensor(suite.labels[rows[batch]], device=device)
         total += losses.of_known(model(inputs, every), labels).double().sum(dim=0).cpu()
-    return (total / torch.as_tensor(suite.label_counts(split))).numpy()
+    found = (total / torch.as_tensor(suite.label_counts(split))).numpy()
+    return found if tasks is None else np.where(np.isin(every, tasks), found, np.nan)
 
 
 class StackedTrainer:

@@ -67,6 +67,8 @@ def test_losses_in_batches_are_those_of_single_examples(tiny_llama, monkeypatch)
         )
     expected = each.sum(dim=0).double().numpy() / SUITE.label_counts(VALIDATION)
     np.testing.assert_allclose(split_losses(model, SUITE, VALIDATION), expected, rtol=1e-5)
+    expected[1] = np.nan
+    np.testing.assert_allclose(split_losses(model, SUITE, VALIDATION, [0, 2]), expected, rtol=1e-5)
 
 
 def test_flops_are_counted_at_median_length_and_scaled_by_tokens(tiny_llama):
