@@ -97,32 +97,29 @@ class LinearizedEstimator:
     def estimate(self, subsets: Sequence[Sequence[int]]) -> SubsetEstimates:
         return self.estimates(subsets, [stated_moment(self.config)])[0]
 
-    def courses(self, subsets: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-        """(M, epochs, T) what the stop is judged by: linearised validation losses, NaN outside the subsets."""
-        return self.courses_by_reach(subsets, [self.reach_steps])[self.reach_steps]
-
     def courses_by_reach(
         self, subsets: Sequence[Sequence[int]], reaches: Sequence[float | None]
     ) -> dict[float | None, NDArray[np.float64]]:
-        """The same had the path each of these reaches, from one run: they change what is looked at, not the path."""
-        chosen, epochs = self._checked(subsets), self.config.fits.epochs
-        courses = {reach: np.full((len(chosen), epochs, len(self.tasks)), np.nan) for reach in reaches}
+        """(M, epochs, T) what the stop is judged by: linearised validation losses, NaN outside the subsets; for each
+        reach that the path might have, from one run: they change what is looked at, not the path."""
+        chosen = self._checked(subsets)
+        with self._threads(chosen):
+            parts = [self._courses(chunk, reaches) for chunk in self._chunks(chosen)]
+        return {reach: np.concatenate([part[reach] for part in parts]) for reach in reaches}
+
+    def _courses(
+        self, subsets: Sequence[tuple[int, ...]], reaches: Sequence[float | None]
+    ) -> dict[float | None, NDArray[np.float64]]:
+        layout, epochs = SubsetWeights(self.anchor, subsets), self.config.fits.epochs
+        held_out, steps = self._held_out(layout), self._steps(subsets)
+        courses = {reach: np.full((len(subsets), epochs, len(self.tasks)), np.nan) for reach in reaches}
+
+        def look(epoch: int, _: Tensor | None, c: Tensor, __: Tensor) -> None:
+            for reach, course in courses.items():
+                course[:, epoch - 1] = held_out.losses(c * counted(steps * epoch, reach))[0].cpu().numpy()
+
         follow = self._follow_path if self.config.solution == "path" else self._fit_ridges
-        start = 0
-        for chunk in self._chunks(chosen):
-            layout, own = SubsetWeights(self.anchor, chunk), slice(start, start + len(chunk))
-            held_out = self._held_out(layout)
-
-            def look(
-                epoch: int, _: Tensor, c: Tensor, __: Tensor, own: slice = own, held_out: HeldOut = held_out
-            ) -> None:
-                for reach, course in courses.items():
-                    mean, _error = held_out.losses(c * self._counted(chosen[own], epoch, reach))
-                    course[own, epoch - 1] = mean.cpu().numpy()
-
-            with self._threads(chosen):
-                follow(layout, epochs, range(1, epochs + 1), look)
-            start += len(chunk)
+        follow(layout, epochs, range(1, epochs + 1), look)
         return courses
 
     def estimates(self, subsets: Sequence[Sequence[int]], moments: Sequence[Moment]) -> list[SubsetEstimates]:
@@ -187,13 +184,13 @@ class LinearizedEstimator:
     def _take(self, subsets: Sequence[tuple[int, ...]], moments: Sequence[Moment]) -> list[dict[str, Any]]:
         check_deadline()
         layout = SubsetWeights(self.anchor, subsets)
-        held_out = self._held_out(layout)
+        held_out, steps = self._held_out(layout), self._steps(subsets)
         stops = {moment: ExpectedStop(self.stop.noise) for moment in moments}
         last = max(self.config.fits.epochs if moment == "best" else moment for moment in moments)
 
         def look(epoch: int, w: Tensor | None, c: Tensor, converged: Tensor) -> None:
-            counted = self._counted(subsets, epoch, self.reach_steps)
-            c = c * counted
+            part = counted(steps * epoch, self.reach_steps)
+            c = c * part
             mean, error = held_out.losses(c)
             seen = {
                 "epochs": torch.full((len(subsets),), float(epoch), device=c.device),
@@ -203,7 +200,7 @@ class LinearizedEstimator:
                 "converged": converged.float(),
             }
             if w is not None and self.network is not None:
-                seen["weights"] = self._whole(layout, w * counted)
+                seen["weights"] = self._whole(layout, w * part)
             for moment, stop in stops.items():
                 if moment == "best" and epoch <= self.config.fits.epochs:
                     stop.add(self.stop.score(mean, epoch), seen)
@@ -234,12 +231,9 @@ class LinearizedEstimator:
         steps = [steps_per_epoch(count, self.config.tuning.batch_size) for count in examples]
         return Training(self.config.tuning.batch_size, torch.tensor(steps), torch.tensor(examples))
 
-    def _counted(self, subsets: Sequence[Sequence[int]], epoch: int, reach: float | None) -> Tensor | float:
-        """(M, 1) times which displacements count after so many epochs, see ``Calibration.reach_steps``."""
-        if reach is None:
-            return 1.0
-        steps = self._training(subsets).steps.to(self.device)[:, None] * epoch
-        return (1 + steps / reach).rsqrt()
+    def _steps(self, subsets: Sequence[Sequence[int]]) -> Tensor:
+        """(M, 1) optimizer steps an epoch."""
+        return self._training(subsets).steps.to(self.device)[:, None]
 
     def _follow_path(self, layout: SubsetWeights, last: int, _: Sequence[Moment], look: Callable) -> None:
         if self._paths is None:
@@ -286,6 +280,11 @@ class LinearizedEstimator:
             return torch.stack(settled), torch.ones(len(subsets), dtype=torch.bool, device=self.device)
         fit = solve_subsets(*self._arrays, subsets, l2, kinds=self.kinds)
         return fit.weights, torch.as_tensor(fit.converged)
+
+
+def counted(steps: Tensor, reach: float | None) -> Tensor | float:
+    """(M, 1) times which displacements count after so many steps (M, 1), see ``Calibration.reach_steps``."""
+    return 1.0 if reach is None else (1 + steps / reach).rsqrt()
 
 
 def _labelled(rows: FeatureRows, tasks: int) -> LabelBits:

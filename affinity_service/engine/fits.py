@@ -41,7 +41,7 @@ from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.placement import workers_with_room
-from affinity_service.engine.pool import TASK_RETRIES, map_unordered, result
+from affinity_service.engine.pool import TASK_RETRIES, map_unordered, result, task
 from affinity_service.engine.session import actor_options
 from affinity_service.engine.threads import take_assigned_threads
 from affinity_service.evaluation.fine_tuning import FineTuned, FineTuner, seeds_of
@@ -127,7 +127,7 @@ def calibrate_by_probes(
         courses = [truth.validation for truth in truths]
         # Ridge has its penalty to move the stop by.
         correction: tuple[float, ...] = ()
-        if follows:
+        if follows and (estimator.network is None or moment == "best"):
             reaches = (None, *REACHES) if estimator.network is None else (None,)
             by_reach = estimator.courses_by_reach(subsets, reaches)
             estimator.reach_steps = chosen_reach(by_reach, np.mean(courses, axis=0))
@@ -174,14 +174,12 @@ def fit_subsets_stage(context: StageContext) -> StageOutcome:
     if probes and linearized and not folder.exists(CALIBRATION):
         context.progress(0, len(subsets), f"{len(probes)} probes")
         seeds = seeds_of("probe", config.fits.seed, PROBE_SEEDS)
-        tuned = [fine_tune_probes.options(**options).remote(reference, seed, config, folder) for seed in seeds]
-        result(calibrate_by_probes.options(**options).remote(inputs, reference, config, folder, *tuned))
+        tuned = [task(fine_tune_probes, options).remote(reference, seed, config, folder) for seed in seeds]
+        result(task(calibrate_by_probes, options).remote(inputs, reference, config, folder, *tuned))
     calibration = read_calibration(folder)
 
     def submit(_: int, start: int) -> ray.ObjectRef:
-        return fit_tile.options(**options).remote(
-            inputs, reference, subsets[start : start + tile], start, config, folder
-        )
+        return task(fit_tile, options).remote(inputs, reference, subsets[start : start + tile], start, config, folder)
 
     done = len(starts) - len(missing)
     for _ in map_unordered(submit, range(workers), missing):

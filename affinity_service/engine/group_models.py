@@ -20,9 +20,9 @@ from affinity_service.artifacts import StudyFolder, fingerprint
 from affinity_service.config import Config
 from affinity_service.config_models import CausalLMConfig, PretrainedConfig
 from affinity_service.engine.context import StageContext, StageOutcome
-from affinity_service.engine.judging import judge
+from affinity_service.engine.judging import judge, judging_options
 from affinity_service.engine.placement import placed_training, workers_with_room
-from affinity_service.engine.pool import TASK_RETRIES, result
+from affinity_service.engine.pool import result, task
 from affinity_service.engine.session import actor_options
 from affinity_service.engine.threads import take_assigned_threads
 from affinity_service.engine.train import progress_board, train_model
@@ -65,6 +65,30 @@ class Trial:
         return f"group_models/trials/{self.key}-{fingerprint([run.tasks, run.seed])[:16]}.safetensors"
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A run's outcome, what its training took, and of a language model what share of the test examples of each task
+    (T,) it answers exactly."""
+
+    outcome: RunOutcome
+    flops: float
+    exact_match: list[float] | None = None
+
+
+class _Refusal(tune.Stopper):
+    """Ends all trials as soon as one says what the user must change."""
+
+    def __init__(self) -> None:
+        self.met = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        self.met = self.met or REFUSED in result
+        return False
+
+    def stop_all(self) -> bool:
+        return self.met
+
+
 def train_group_models(context: StageContext) -> StageOutcome:
     config, folder, suite = context.config, context.folder, context.suite
     settings = config.group_models
@@ -79,8 +103,7 @@ def train_group_models(context: StageContext) -> StageOutcome:
     size = settings.models_per_trial if is_batched(config, suite) else 1
     trials = _trials([p.run for p in planned], kept, asked, size)
     missing = [trials[index] for index in context.unfinished([trial.results for trial in trials], "trials")]
-    if missing:
-        _tune(context, missing, sum(len(trial.runs) for trial in trials))
+    workers = _tune(context, missing, sum(len(trial.runs) for trial in trials)) if missing else 1
     outcomes = {}
     for trial in trials:
         for row in read_table(folder, trial.results).to_pylist():
@@ -92,7 +115,7 @@ def train_group_models(context: StageContext) -> StageOutcome:
     )
     for index, group in enumerate(groups):
         _keep_best(context, trials, tuple(sorted(group)), outcomes, index)
-    return StageOutcome(sum(row["flops"] for row in outcomes.values()), min(settings.workers, max(1, len(missing))))
+    return StageOutcome(sum(row["flops"] for row in outcomes.values()), workers)
 
 
 def _trials(runs: Sequence[Run], kept: set[Run], asked: set[Run], size: int) -> list[Trial]:
@@ -106,13 +129,16 @@ def _trials(runs: Sequence[Run], kept: set[Run], asked: set[Run], size: int) -> 
     ]
 
 
-def _tune(context: StageContext, trials: Sequence[Trial], models: int) -> None:
-    config = context.config
+def _tune(context: StageContext, trials: Sequence[Trial], models: int) -> int:
+    """Train them; how many at a time."""
+    config, resources, together = context.config, context.config.resources, 1
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     # Trials of Ray Train hold nothing themselves: more of them than their workers fit would only wait for each other.
-    together = 1 if is_batched(config, context.suite) else placed_training(config.base, config.resources)[0].workers
+    if not is_batched(config, context.suite):
+        train, gpus = placed_training(config.base, resources)
+        together, resources = train.workers, resources.model_copy(update={"gpus": gpus})
     wanted = min(config.group_models.workers, len(trials))
-    at_a_time = workers_with_room("group_models", wanted, config.resources, context.warn, together)
+    at_a_time = workers_with_room("group_models", wanted, resources, context.warn, together)
     with progress_board(context.progress) as board:
         board.update.remote(models - sum(len(trial.runs) for trial in trials), models, "models trained")
         trainable = tune.with_parameters(
@@ -132,14 +158,18 @@ def _tune(context: StageContext, trials: Sequence[Trial], models: int) -> None:
                 name=f"groups-{fingerprint([trial.key for trial in trials])[:12]}",
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=3),
+                stop=_Refusal(),
             ),
         )
-        for result in tuner.fit():
-            if result.error is not None:
-                last = str(result.error).strip().splitlines()[-1]
-                raise RuntimeError(f"a trial of group models failed: {last}") from result.error
-            if result.metrics and REFUSED in result.metrics:
-                raise UserError(result.metrics[REFUSED])
+        ended = list(tuner.fit())
+        for trial in ended:
+            if trial.metrics and REFUSED in trial.metrics:
+                raise UserError(trial.metrics[REFUSED])
+        for trial in ended:
+            if trial.error is not None:
+                last = str(trial.error).strip().splitlines()[-1]
+                raise RuntimeError(f"a trial of group models failed: {last}") from trial.error
+    return at_a_time
 
 
 def _trial_resources(config: Config, suite: Suite) -> dict[str, float]:
@@ -168,26 +198,22 @@ def _train_trial(trial: Trial, suite: Suite, config: Config, folder: StudyFolder
     if folder.exists(trial.results):
         return
     initial = folder.read_bytes("base_model/model.safetensors") if config.group_models.start == "base" else None
-    matches: dict[Run, list[float] | None] = {}
-    if is_batched(config, suite):
-        outcomes = _train_stacked(trial.runs, suite, config, initial)
-    else:
-        outcomes, matches = _train_one_by_one(trial, suite, config, scratch, initial)
-    flops = RunFlops(_build(config, suite, 0), suite)
-    for outcome in outcomes:
+    train = _train_stacked if is_batched(config, suite) else _train_one_by_one
+    trained = train(trial, suite, config, scratch, initial)
+    for outcome in (each.outcome for each in trained):
         if outcome.run in trial.kept:
             folder.write_bytes(trial.weights(outcome.run), save_safetensors(outcome.weights))
     rows = [
         {
-            "tasks": list(o.run.tasks),
-            "seed": o.run.seed,
-            "best_epoch": o.best_epoch,
-            "validation": o.validation,
-            "test": o.test,
-            "exact_match": matches.get(o.run),
-            "flops": flops(o.run.tasks, o.epochs),
+            "tasks": list(each.outcome.run.tasks),
+            "seed": each.outcome.run.seed,
+            "best_epoch": each.outcome.best_epoch,
+            "validation": each.outcome.validation,
+            "test": each.outcome.test,
+            "exact_match": each.exact_match,
+            "flops": each.flops,
         }
-        for o in outcomes
+        for each in trained
     ]
     write_table(folder, trial.results, pa.Table.from_pylist(rows))
 
@@ -207,7 +233,7 @@ def _build(config: Config, suite: Suite, seed: int) -> torch.nn.Module:
     return build_model(config.model, suite.inputs.shape[1:], suite.tasks, seed)
 
 
-def _train_stacked(runs: Sequence[Run], suite: Suite, config: Config, initial: bytes | None) -> list[RunOutcome]:
+def _train_stacked(trial: Trial, suite: Suite, config: Config, _: str, initial: bytes | None) -> list[Trained]:
     take_assigned_threads()
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -217,30 +243,25 @@ def _train_stacked(runs: Sequence[Run], suite: Suite, config: Config, initial: b
             load_trained(model, load_safetensors(initial), "the base model")
         return model
 
-    return StackedTrainer(suite, config.grouped, build, device).train(runs)
+    flops = RunFlops(_build(config, suite, 0), suite)
+    outcomes = StackedTrainer(suite, config.grouped, build, device).train(trial.runs)
+    return [Trained(outcome, flops(outcome.run.tasks, outcome.epochs)) for outcome in outcomes]
 
 
-def _train_one_by_one(
-    trial: Trial, suite: Suite, config: Config, scratch: str, initial: bytes | None
-) -> tuple[list[RunOutcome], dict[Run, list[float] | None]]:
-    """And what share of its test examples each run answers exactly, where that is asked."""
-    # Not within the trial, which holds nothing.
-    options = {**actor_options(config.resources), **TASK_RETRIES, "scheduling_strategy": "DEFAULT"}
-    reference = ray.put(suite)
-    outcomes, matches = [], {}
+def _train_one_by_one(trial: Trial, suite: Suite, config: Config, scratch: str, initial: bytes | None) -> list[Trained]:
+    judging, reference, found = task(judge, judging_options(config)), ray.put(suite), []
     for run in trial.runs:
         train = config.grouped.model_copy(update={"seed": run.seed})
         name = f"group-{fingerprint([run.tasks, run.seed])[:12]}"
         job = TrainJob(reference, config.model, train, run.tasks, initial=initial)
         trained = train_model(job, config.resources, scratch, name)
-        judged = result(judge.options(**options).remote(trained.weights, run, run in trial.asked, reference, config))
-        weights, state = load_safetensors(trained.weights), trained.state
+        state, content = trained.state, np.frombuffer(trained.weights, np.uint8)
+        judged = result(judging.remote(content, run, state.epoch, run in trial.asked, reference, config))
         history = np.array([epoch["validation_per_task"] for epoch in state.history], float)
-        outcomes.append(
-            RunOutcome(run, state.best_epoch + 1, state.epoch, judged.validation, judged.test, weights, history)
-        )
-        matches[run] = judged.exact_match
-    return outcomes, matches
+        weights = load_safetensors(trained.weights)
+        outcome = RunOutcome(run, state.best_epoch + 1, state.epoch, judged.validation, judged.test, weights, history)
+        found.append(Trained(outcome, judged.flops, judged.exact_match))
+    return found
 
 
 def _results(outcomes: Sequence[tuple[Any, dict[str, Any]]], names: Sequence[str], answers: bool) -> pa.Table:

@@ -4,6 +4,7 @@ trial that waited for the training holds none."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import ray
@@ -13,8 +14,11 @@ from safetensors.torch import load as load_safetensors
 from affinity_service.affinity.build import device_here
 from affinity_service.config import Config
 from affinity_service.config_models import CausalLMConfig, PretrainedConfig
+from affinity_service.engine.pool import TASK_RETRIES
+from affinity_service.engine.session import actor_options
 from affinity_service.engine.threads import take_assigned_threads
 from affinity_service.evaluation.answers import exact_matches
+from affinity_service.evaluation.flops import RunFlops
 from affinity_service.evaluation.run import Run
 from affinity_service.evaluation.stacked import split_losses
 from affinity_service.models import build_model
@@ -29,26 +33,38 @@ class Judged:
     """Of each task (T,), NaN outside the run's.
 
     validation, test : mean losses. exact_match : share of the test examples answered exactly; None where not asked.
+    flops : of the training.
     """
 
     validation: NDArray[np.float64]
     test: NDArray[np.float64]
     exact_match: list[float] | None
+    flops: float
+
+
+def judging_options(config: Config) -> dict[str, Any]:
+    options = actor_options(config.resources)
+    # What no device has room for stays in main memory.
+    if isinstance(config.model, PretrainedConfig) and config.model.max_memory is not None:
+        options["num_gpus"] = 0
+    # A trial's own tasks would else be placed within what the trial holds, which is nothing.
+    return {**options, **TASK_RETRIES, "scheduling_strategy": "DEFAULT"}
 
 
 @ray.remote
-def judge(weights: bytes, run: Run, asked: bool, suite: Suite, config: Config) -> Judged:
-    """weights : a safetensors file of what was trained. asked : also for answers, of a language model."""
+def judge(weights: NDArray[np.uint8], run: Run, epochs: int, asked: bool, suite: Suite, config: Config) -> Judged:
+    """
+    weights : a safetensors file of what was trained, as numbers: those are not copied on their way.
+    epochs : trained. asked : also for answers, of a language model.
+    """
     take_assigned_threads()
     model = build_model(config.model, suite.inputs.shape[1:], suite.tasks, 0)
-    load_trained(model, load_safetensors(weights))
-    # What no device has room for stays in main memory.
-    spread = isinstance(config.model, PretrainedConfig) and config.model.max_memory is not None
-    model = model.to("cpu" if spread else device_here())
+    load_trained(model, load_safetensors(weights.tobytes()))
+    model = model.to(device_here())
     validation, test = (split_losses(model, suite, split, run.tasks) for split in (VALIDATION, TEST))
     matches = None
     if asked and isinstance(config.model, CausalLMConfig) and isinstance(model, CausalLM):
         # The one that made the suite's tokens.
         tokenizer = load_tokenizer(getattr(config.data, "tokenizer", None) or config.model.path)
         matches = exact_matches(model, tokenizer, suite, run.tasks)
-    return Judged(validation, test, matches)
+    return Judged(validation, test, matches, RunFlops(model, suite)(run.tasks, epochs))

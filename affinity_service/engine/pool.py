@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import ray
@@ -17,9 +17,18 @@ RETRIES = 5
 TASK_RETRIES = {"max_retries": RETRIES}
 _ENDED = (
     f"a worker process ended {RETRIES + 1} times at the same piece of work; most often it ran out of memory: lower "
-    "gradients.batch_rows, fits.tile, validation.tile or the workers of the stage and run again; finished pieces are "
-    "kept"
+    "gradients.batch_rows, fits.tile, validation.tile or the workers of the stage (fits.workers, "
+    "group_models.workers, …) and run again; finished pieces are kept"
 )
+
+
+def task(function: Any, options: Mapping[str, Any]) -> Any:
+    """A remote function with options. The process of one that has GPUs ends with it: what it holds of a GPU's memory
+    would lie beside the next piece of work, for Ray counts that GPU as free."""
+    if options.get("num_gpus"):
+        # `max_calls` is for the decorator alone.
+        function = ray.remote(max_calls=1)(function._function)
+    return function.options(**options)
 
 
 class ActorPool:

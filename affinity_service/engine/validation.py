@@ -26,7 +26,7 @@ from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.fits import Inputs, load_inputs
 from affinity_service.engine.measured_affinity import measured_losses
 from affinity_service.engine.placement import workers_with_room
-from affinity_service.engine.pool import TASK_RETRIES, map_unordered, result
+from affinity_service.engine.pool import TASK_RETRIES, map_unordered, result, task
 from affinity_service.engine.session import actor_options
 from affinity_service.engine.threads import take_assigned_threads
 from affinity_service.errors import UserError
@@ -247,7 +247,7 @@ def validate(context: StageContext) -> StageOutcome:
     reference = ray.put(suite)
 
     def submit(_: int, piece: Piece) -> ray.ObjectRef:
-        return train_piece.options(**options).remote(reference, piece, config, folder)
+        return task(train_piece, options).remote(reference, piece, config, folder)
 
     for done, _ in enumerate(map_unordered(submit, range(workers), missing), len(pieces) - len(missing) + 1):
         context.progress(done, len(pieces), "pieces of true training")
@@ -262,7 +262,7 @@ def validate(context: StageContext) -> StageOutcome:
     moments: list[Moment] = ["best", *(e for e in EPOCHS if e <= epochs and settings.start == "base")]
     inputs: Any = None if config.measured else load_inputs.options(**TASK_RETRIES).remote(folder)
     context.progress(len(pieces), len(pieces), "estimates")
-    predicted = result(predict_subsets.options(**options).remote(inputs, reference, subsets, config, folder, moments))
+    predicted = result(task(predict_subsets, options).remote(inputs, reference, subsets, config, folder, moments))
     if oracle:
         predicted["oracle"] = [[np.mean([each.at(moment)[0] for each in oracle], axis=0)] for moment in moments]
     truths = [piece.name for piece in pieces if not piece.linearised]
