@@ -114,7 +114,7 @@ def plan(
     expected = feasible_plan(settings, suite, StudyFolder.at(study or Path("studies", settings.name)))
     asked = None
     if address is not None:
-        from affinity_service.engine.group_models import is_batched
+        from affinity_service.engine.group_trials import is_batched
         from affinity_service.engine.requests import requests_at
 
         asked = requests_at(address, settings, not is_batched(settings, suite))

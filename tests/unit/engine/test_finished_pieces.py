@@ -10,7 +10,7 @@ from affinity_service.artifacts import StudyFolder
 from affinity_service.engine.fits import calibrate_by_probes, fit_tile
 from affinity_service.engine.gradients import GradientActor
 from affinity_service.engine.graph_suite import Layer, make_block
-from affinity_service.engine.group_models import Trial, _train_trial
+from affinity_service.engine.group_trials import Trial, train_trial
 from affinity_service.engine.validation import Piece, train_piece
 from affinity_service.evaluation.run import Run
 
@@ -38,7 +38,7 @@ PIECES = {
         lambda folder: calibrate_by_probes._function(None, None, None, folder),
     ),
     "true training": (PIECE.name, lambda folder: train_piece._function(None, PIECE, None, folder)),
-    "trial": (TRIAL.results, lambda folder: _train_trial(TRIAL, None, None, folder, "")),
+    "trial": (TRIAL.results, lambda folder: train_trial(TRIAL, None, None, folder, "")),
     "graph block": (
         "graph/hop-1/block-00002.arrow",
         lambda folder: make_block._function(Layer("hop", 1), 2, None, None, folder),

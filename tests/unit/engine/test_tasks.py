@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from affinity_service.engine.fits import fit_tile
-from affinity_service.engine.group_models import REFUSED, _Refusal
+from affinity_service.engine.group_models import _Refusal
+from affinity_service.engine.group_trials import REFUSED
 from affinity_service.engine.pool import task
 from affinity_service.engine.threads import take_assigned_threads
 

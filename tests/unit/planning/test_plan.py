@@ -9,7 +9,7 @@ import json
 import pytest
 from rich.console import Console
 
-from affinity_service.engine.group_models import STACKABLE_PARAMETERS
+from affinity_service.engine.group_trials import STACKABLE_PARAMETERS
 from affinity_service.planning import plan_study
 from affinity_service.planning.machine import Rates, inspect_machine
 from affinity_service.planning.view import assumptions, duration, plan_table, size
