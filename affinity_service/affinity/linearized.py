@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from affinity_service.affinity.stopping import ExpectedStop
 from affinity_service.config import Config
 from affinity_service.deadline import check_deadline
 from affinity_service.fitting import solve_subsets
+from affinity_service.fitting.kept_memory import kept_memory
 from affinity_service.fitting.member_rows import MemberRows
 from affinity_service.fitting.optimizers import training_optimizer
 from affinity_service.fitting.path import Paths, Training
@@ -103,7 +104,7 @@ class LinearizedEstimator:
         """(M, epochs, T) what the stop is judged by: linearised validation losses, NaN outside the subsets; for each
         reach that the path might have, from one run: they change what is looked at, not the path."""
         chosen = self._checked(subsets)
-        with self._threads(chosen):
+        with self._suited(chosen):
             parts = [self._courses(chunk, reaches) for chunk in self._chunks(chosen)]
         return {reach: np.concatenate([part[reach] for part in parts]) for reach in reaches}
 
@@ -125,7 +126,7 @@ class LinearizedEstimator:
     def estimates(self, subsets: Sequence[Sequence[int]], moments: Sequence[Moment]) -> list[SubsetEstimates]:
         """The same at several moments, from one run."""
         chosen = self._checked(subsets)
-        with self._threads(chosen):
+        with self._suited(chosen):
             taken = [self._take(chunk, moments) for chunk in self._chunks(chosen)]
 
         def joined(number: int, name: str) -> NDArray[Any]:
@@ -156,8 +157,9 @@ class LinearizedEstimator:
             size = max(1, PATH_BYTES // (4 * numbers))
         return [chosen[start : start + size] for start in range(0, len(chosen), size)]
 
-    def _threads(self, chosen: Sequence[tuple[int, ...]]) -> AbstractContextManager[None]:
-        return one_thread() if self._is_small(chosen) else nullcontext()
+    def _suited(self, chosen: Sequence[tuple[int, ...]]) -> AbstractContextManager[None]:
+        """What suits so much work."""
+        return one_thread() if self._is_small(chosen) else kept_memory()
 
     def _held_out(self, layout: SubsetWeights) -> HeldOut:
         """Validation rows; of one subset, asked for alone, all of them together."""
