@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 BESIDE := $(addprefix tests/engine/test_,training.py language_training.py measuring.py graph.py sage.py object_store.py)
-BENCHMARKS := sdp networks predict fits scheduler measuring demo plan fidelity groups training_time graph service gpu
+BENCHMARKS := sdp networks predict path_memory fits scheduler measuring demo plan fidelity groups training_time graph service gpu
 BENCHMARKS += workers driver_memory language_gradients language
 
 .PHONY: install demo demo-llm test faults lint format bench bench-gpu clean

@@ -25,7 +25,7 @@ from affinity_service.affinity.build import base_model, device_here, resolved
 from affinity_service.affinity.calibration import Calibration, read_calibration
 from affinity_service.affinity.estimates import Estimator, require_losses
 from affinity_service.affinity.matrix import AffinityMatrix
-from affinity_service.affinity.partners import forward_selection
+from affinity_service.affinity.partners import forward_selection, partners_table
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.errors import UserError
@@ -270,17 +270,7 @@ class Study:
         if size < 1:
             raise UserError(f"size: found {size}; expected at least 1 partner")
         self.require("fits")
-        alone, chosen = forward_selection(self._losses, target, len(known), size)
-        losses = [partner.predicted_loss for partner in chosen]
-        table = pd.DataFrame(
-            {
-                "partner": [known[partner.task] for partner in chosen],
-                "predicted_loss": losses,
-                "gain": [before - after for before, after in zip([alone, *losses], losses, strict=False)],
-            }
-        )
-        table.attrs["alone"] = alone
-        return table
+        return partners_table(*forward_selection(self._losses, target, len(known), size), known)
 
     @cached_property
     def _estimator(self) -> Estimator | EstimatorWithAdded:

@@ -158,7 +158,7 @@ class LinearizedEstimator:
         return [chosen[start : start + size] for start in range(0, len(chosen), size)]
 
     def _suited(self, chosen: Sequence[tuple[int, ...]]) -> AbstractContextManager[None]:
-        """What suits so much work."""
+        """One thread for little work; for much of it memory that stays."""
         return one_thread() if self._is_small(chosen) else kept_memory()
 
     def _held_out(self, layout: SubsetWeights) -> HeldOut:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from affinity_service.grouping.direct import Predict
 
@@ -37,3 +39,17 @@ def forward_selection(predict: Predict, target: int, tasks: int, size: int) -> t
         reached = found[best]
         chosen.append(Partner(others[best], reached))
     return alone, chosen
+
+
+def partners_table(alone: float, chosen: Sequence[Partner], names: Sequence[str]) -> pd.DataFrame:
+    """By task name, as ``Study.best_partners`` gives them."""
+    losses = [partner.predicted_loss for partner in chosen]
+    table = pd.DataFrame(
+        {
+            "partner": [names[partner.task] for partner in chosen],
+            "predicted_loss": losses,
+            "gain": [before - after for before, after in zip([alone, *losses], losses, strict=False)],
+        }
+    )
+    table.attrs["alone"] = alone
+    return table

@@ -174,12 +174,15 @@ def fit_subsets_stage(context: StageContext) -> StageOutcome:
     if probes and linearized and not folder.exists(CALIBRATION):
         context.progress(0, len(subsets), f"{len(probes)} probes")
         seeds = seeds_of("probe", config.fits.seed, PROBE_SEEDS)
-        tuned = [task(fine_tune_probes, options).remote(reference, seed, config, folder) for seed in seeds]
+        fine_tuning = task(fine_tune_probes, options)
+        tuned = [fine_tuning.remote(reference, seed, config, folder) for seed in seeds]
         result(task(calibrate_by_probes, options).remote(inputs, reference, config, folder, *tuned))
     calibration = read_calibration(folder)
 
+    fitting = task(fit_tile, options)
+
     def submit(_: int, start: int) -> ray.ObjectRef:
-        return task(fit_tile, options).remote(inputs, reference, subsets[start : start + tile], start, config, folder)
+        return fitting.remote(inputs, reference, subsets[start : start + tile], start, config, folder)
 
     done = len(starts) - len(missing)
     for _ in map_unordered(submit, range(workers), missing):

@@ -115,13 +115,13 @@ def _tune(context: StageContext, trials: Sequence[Trial], models: int) -> int:
             ),
         )
         ended = list(tuner.fit())
-        for trial in ended:
-            if trial.metrics and REFUSED in trial.metrics:
-                raise UserError(trial.metrics[REFUSED])
-        for trial in ended:
-            if trial.error is not None:
-                last = str(trial.error).strip().splitlines()[-1]
-                raise RuntimeError(f"a trial of group models failed: {last}") from trial.error
+        for each in ended:
+            if each.metrics and REFUSED in each.metrics:
+                raise UserError(each.metrics[REFUSED])
+        for each in ended:
+            if each.error is not None:
+                last = str(each.error).strip().splitlines()[-1]
+                raise RuntimeError(f"a trial of group models failed: {last}") from each.error
     return at_a_time
 
 

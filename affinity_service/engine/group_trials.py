@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
+from affinity_service.affinity.build import device_here
 from affinity_service.artifacts import StudyFolder, fingerprint
 from affinity_service.config import Config
 from affinity_service.config_models import PretrainedConfig
@@ -120,7 +121,6 @@ def _build(config: Config, suite: Suite, seed: int) -> torch.nn.Module:
 
 def _train_stacked(trial: Trial, suite: Suite, config: Config, _: str, initial: bytes | None) -> list[Trained]:
     take_assigned_threads()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def build(seed: int) -> torch.nn.Module:
         model = _build(config, suite, seed)
@@ -129,7 +129,7 @@ def _train_stacked(trial: Trial, suite: Suite, config: Config, _: str, initial: 
         return model
 
     flops = RunFlops(_build(config, suite, 0), suite)
-    outcomes = StackedTrainer(suite, config.grouped, build, device).train(trial.runs)
+    outcomes = StackedTrainer(suite, config.grouped, build, device_here()).train(trial.runs)
     return [Trained(outcome, flops(outcome.run.tasks, outcome.epochs)) for outcome in outcomes]
 
 

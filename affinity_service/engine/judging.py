@@ -53,7 +53,8 @@ def judging_options(config: Config) -> dict[str, Any]:
 
 @ray.remote
 def judge(weights: NDArray[np.uint8], run: Run, epochs: int, asked: bool, suite: Suite, config: Config) -> Judged:
-    """
+    """Losses and answers of the model that a run has trained.
+
     weights : a safetensors file of what was trained, as numbers: those are not copied on their way.
     epochs : trained. asked : also for answers, of a language model.
     """

@@ -24,7 +24,8 @@ _ENDED = (
 
 def task(function: Any, options: Mapping[str, Any]) -> Any:
     """A remote function with options. The process of one that has GPUs ends with it: what it holds of a GPU's memory
-    would lie beside the next piece of work, for Ray counts that GPU as free."""
+    would lie beside the next piece of work, for Ray counts that GPU as free. Made once for many calls: Ray sends every
+    function that is made to the cluster."""
     if options.get("num_gpus"):
         # `max_calls` is for the decorator alone.
         function = ray.remote(max_calls=1)(function._function)

@@ -246,8 +246,10 @@ def validate(context: StageContext) -> StageOutcome:
     options = {**actor_options(config.resources), **TASK_RETRIES}
     reference = ray.put(suite)
 
+    training = task(train_piece, options)
+
     def submit(_: int, piece: Piece) -> ray.ObjectRef:
-        return task(train_piece, options).remote(reference, piece, config, folder)
+        return training.remote(reference, piece, config, folder)
 
     for done, _ in enumerate(map_unordered(submit, range(workers), missing), len(pieces) - len(missing) + 1):
         context.progress(done, len(pieces), "pieces of true training")
