@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from affinity_service.config import TrainConfig
+from affinity_service.fitting.adam_strides import first_moment, moves, take
 
 # Entries of a block of one array, so few that all steps on it find it in the cache; a GPU takes whole arrays.
 _BLOCK = {"cpu": 1 << 15}
@@ -36,6 +37,10 @@ class UpdateRule(Protocol):
     def feed(self, gradient: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """What steps take until the examples are looked at again: the gradient (M, p), clipped at its expected length,
         and its expected square; `noise` (M, p) is the variance of a minibatch's gradient."""
+        ...
+
+    def length(self, gradient: Tensor, square: Tensor) -> Tensor:
+        """(M,) how far a step along gradients (M, p) goes, up to a factor, where their squares are expected so."""
         ...
 
     def step(
@@ -86,6 +91,12 @@ class AdamW:
         factor = clipping(gradient, noise, self.clip)
         return gradient * factor, gradient.square().add_(noise).mul_(factor**2)
 
+    def length(self, gradient: Tensor, square: Tensor) -> Tensor:
+        total = gradient.new_zeros(len(gradient))
+        for columns in _blocks(gradient):
+            total += (gradient[:, columns].square() / (square[:, columns] + self.epsilon**2)).sum(dim=1)
+        return total.sqrt_()
+
     def step(
         self,
         w: Tensor,
@@ -97,36 +108,19 @@ class AdamW:
         count: int = 1,
         drift: Tensor | None = None,
     ) -> None:
-        """The second moment after j steps, βʲv + (1 − βʲ)·square, is βʲ(v + (β⁻ʲ − 1)·square): numbers per subset go
-        into what is added to its root and into the length of the step, so that a step is few passes over the weights.
-        """
-        number = torch.arange(1, count + 1, dtype=torch.float64, device=w.device)[:, None]
-        at = moments.steps[part].double() + number
-        one, two = (1 - beta**at for beta in self.betas)
-        root = (self.betas[1] ** number / two).sqrt()
-        decay = self.learning_rate * self.weight_decay
-        length = self.learning_rate * (1 - decay) ** (count - number) / (one * root)
-        shift = self.epsilon / root
+        drift = torch.zeros_like(gradient) if drift is None else drift
+        own_moves = moves(self, moments.steps[part], count)
         moments.steps[part] += count
-        grown = [self.betas[1] ** -j - 1 for j in range(1, count + 1)]
-        kept, held = (1 - decay) ** count, self.betas[1] ** count
-        alone = len(w) == 1
-        # Numbers of one subset travel with the operation, those of many are columns.
-        shifts, lengths = (x[:, 0].tolist() if alone else x[:, :, None].to(w.dtype).unbind() for x in (shift, length))
+        kept, held = (1 - self.learning_rate * self.weight_decay) ** count, self.betas[1] ** count
+        of_first, of_gradient, of_drift = first_moment(self.betas[0], count)
         for columns in _blocks(w):
-            own, fed = gradient[:, columns], square[:, columns]
+            own, fed, change = gradient[:, columns], square[:, columns], drift[:, columns]
             first, second, moved = moments.first[part, columns], moments.second[part, columns], w[:, columns]
             moved.mul_(kept).sub_(weights[:, columns], alpha=1 - kept)
-            for j in range(count):
-                first.lerp_(own, 1 - self.betas[0])
-                if drift is not None:
-                    own.add_(drift[:, columns])
-                denominator = torch.add(second, fed, alpha=grown[j]).sqrt_().add_(shifts[j])
-                if alone:
-                    moved.addcdiv_(first, denominator, value=-float(lengths[j]))
-                else:
-                    moved.addcdiv_(first, denominator.div_(lengths[j]), value=-1)
+            take(own_moves, moved, (first, second), (own, fed, change))
+            first.mul_(of_first).add_(own, alpha=of_gradient).add_(change, alpha=of_drift)
             second.mul_(held).add_(fed, alpha=1 - held)
+            own.add_(change, alpha=count)
 
 
 @dataclass(frozen=True)
@@ -143,6 +137,9 @@ class SGD:
 
     def feed(self, gradient: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         return gradient * clipping(gradient, noise, self.clip), gradient.new_zeros(len(gradient), 0)
+
+    def length(self, gradient: Tensor, square: Tensor) -> Tensor:
+        return gradient.norm(dim=1)
 
     def step(
         self,

@@ -23,16 +23,15 @@ from affinity_service.fitting.subset_rows import SubsetRows
 from affinity_service.fitting.subset_weights import Anchor, SubsetWeights, Table
 from affinity_service.fitting.task_rows import TaskRows
 
-# Optimizer steps between two looks at the examples: at most so many, and fewer where the margins would change by more
-# than this (root mean square over the subset's rows) in between.
-LONGEST_STRIDE = 10
-LARGEST_CHANGE = 0.05
-# At most so many times as many as the last time, and only a part of the steps so far, as the moments change most in
-# the beginning.
+# In between two looks at the examples the gradient goes on changing as it did before them. How far that was off a look
+# finds out, and strides are as long as margins are off by so much (root mean square over the subset's rows) at most:
+# what is missed grows with the square of a stride and acts along its length, hence the power.
+TOLERANCE, POWER = 3e-4, 1 / 3
+# Nor may margins change by more than this, nor strides be longer, or grow faster, however little was missed.
+LARGEST_CHANGE = 0.2
+LONGEST_STRIDE = 50
 GROWTH = 2
-YOUNG = 8
-# In between the gradient goes on changing as it did between the last two looks, so much of it: all of it would swing
-# back and forth where the curvature is large.
+# So much of the change is carried on: all of it would swing back and forth where the curvature is large.
 CARRIED = 0.7
 
 
@@ -132,8 +131,7 @@ class _State:
         # As the optimizer takes them, since the last look at the examples, and what the gradient changes by per step.
         self.gradient, self.square = paths.optimizer.feed(torch.zeros_like(self.w), self.noise)
         self.drift = torch.zeros_like(self.w)
-        # Steps so far, until the next look at the examples, and from the last to that.
-        self.taken = [0] * count
+        # Steps until the next look at the examples, and from the last to that.
         self.left = [0] * count
         self.stride = [1] * count
         self.now: Tensor | None = None
@@ -169,7 +167,6 @@ class _State:
             self.now = None
             for i in range(active):
                 self.left[i] -= count
-                self.taken[i] += count
             step += count
 
     def _look(self, due: list[int]) -> None:
@@ -189,19 +186,19 @@ class _State:
         gradient = (self.mean[part] + found).mul_(self.reached[part])
         fed, square = self.paths.optimizer.feed(gradient, self.noise[part])
         stride = torch.tensor([self.stride[i] for i in due], device=fed.device)[:, None]
-        # The gradient has drifted since the last look: what is missing now comes on top.
-        drift = ((fed - self.gradient[part]).div_(stride).add_(self.drift[part])).mul_(CARRIED)
+        # The gradient has drifted since the last look: what was missed comes on top.
+        missed = fed - self.gradient[part]
+        length = self.paths.optimizer.length
+        changes = moved.sqrt()
+        # What was missed now was on average missed by half in between.
+        errors = changes * length(missed, square) / (2 * length(fed, square)).clamp(min=1e-30)
+        drift = missed.div_(stride).add_(self.drift[part]).mul_(CARRIED)
         if everyone:
             self.gradient, self.square, self.drift = fed, square, drift
         else:
             self.gradient[index], self.square[index], self.drift[index] = fed, square, drift
-        for i, mean_square in zip(due, moved.tolist(), strict=True):
-            self.stride[i] = self.left[i] = self._stride(i, mean_square**0.5 / self.stride[i])
-
-    def _stride(self, i: int, per_step: float) -> int:
-        """Steps until a subset's next look, whose margins changed by so much in a step."""
-        affordable = int(LARGEST_CHANGE / per_step) if per_step > 0 else LONGEST_STRIDE
-        return max(1, min(LONGEST_STRIDE, GROWTH * self.stride[i], 1 + self.taken[i] // YOUNG, affordable))
+        for i, (change, error) in zip(due, torch.stack([changes, errors], dim=1).tolist(), strict=True):
+            self.stride[i] = self.left[i] = _next_stride(self.stride[i], change, error)
 
     def _set_out(self) -> None:
         """The first look, of all subsets at the base model, where no residual has changed yet and which has nothing to
@@ -209,6 +206,14 @@ class _State:
         self.gradient, self.square = self.paths.optimizer.feed(self.mean * self.reached, self.noise)
         self.left = [1] * len(self.left)
         self.first = False
+
+
+def _next_stride(last: int, change: float, error: float) -> int:
+    """Optimizer steps until the next look, after a stride by which margins changed and were off by so much."""
+    most: float = last * min(GROWTH, (TOLERANCE / error) ** POWER if error > 0 else GROWTH)
+    if change > 0:
+        most = min(most, last * LARGEST_CHANGE / change)
+    return max(1, min(LONGEST_STRIDE, int(most)))
 
 
 class _Together:

@@ -10,6 +10,7 @@ at the examples before every step, from which the last column says how far losse
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -79,7 +80,7 @@ def settings(**values: object) -> Iterator[None]:
 
 
 EVERY_STEP = {"LONGEST_STRIDE": 1}
-HELD = {"LONGEST_STRIDE": 5, "YOUNG": 1, "GROWTH": 5, "CARRIED": 0.0, "_Alone": path._Together}
+HELD = {"LONGEST_STRIDE": 5, "TOLERANCE": math.inf, "GROWTH": 5, "CARRIED": 0.0, "_Alone": path._Together}
 
 
 def path_rows(name: str, own: LinearizedEstimator, subsets: list[tuple[int, ...]], few: int) -> None:

@@ -34,7 +34,6 @@ def test_constants_are_those_of_the_code_that_is_planned():
     """Repeated in the plan, which must not load torch and Ray to refuse what cannot fit."""
     from affinity_service.affinity import build, linearized, trained
     from affinity_service.engine import fits
-    from affinity_service.fitting import path
     from affinity_service.gradients import subspace_basis
     from affinity_service.grouping import direct
     from affinity_service.planning import flops, memory, seconds
@@ -42,8 +41,6 @@ def test_constants_are_those_of_the_code_that_is_planned():
     for name in ("MEANS_SHARE", "OVERSAMPLING", "POWER_ITERATIONS"):
         assert getattr(flops, name) == getattr(subspace_basis, name)
     assert seconds.DIRECT_MOST == direct.MOST
-    assert flops.LONGEST_STRIDE == path.LONGEST_STRIDE
-    assert flops.YOUNG == path.YOUNG
     assert flops.TRAINED_SEEDS == trained.SEEDS
     assert flops.PROBE_SEEDS == fits.PROBE_SEEDS
     assert PLANNED_STACKABLE == build.SMALL_NETWORK

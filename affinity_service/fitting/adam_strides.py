@@ -1,0 +1,108 @@
+"""Many steps of AdamW (Loshchilov and Hutter 2019) at once, between two looks at the examples.
+
+Until the next look the gradient is g + jδ before step j + 1 and its expected square s. Moments are known in advance:
+the first is a sum of m, g and δ, the bias-corrected second lies between what it was and s, so much of the way ω. Few
+steps are taken one by one. Of many the length is a function of ω as smooth as ω is short, so it is taken at some of
+them (`NODES`) and by the polynomial through these (Lagrange's) at the others: passes over the weights are then as few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+# Where in a stride lengths are taken, from its first step to its last: where Chebyshev's polynomials are extreme.
+NODES = (0.0, 0.25, 0.75, 1.0)
+# Up to so many steps are sooner taken one by one.
+FEW_STEPS = 6
+
+
+@dataclass(frozen=True)
+class Move:
+    """w −= (first·m + gradient·g + drift·δ) / (√(v + grown·s) + shift), numbers per subset (M,) in float64."""
+
+    first: Tensor
+    gradient: Tensor
+    drift: Tensor
+    grown: float
+    shift: Tensor
+
+
+class Rates(Protocol):
+    @property
+    def learning_rate(self) -> float: ...
+
+    @property
+    def weight_decay(self) -> float: ...
+
+    @property
+    def betas(self) -> tuple[float, float]: ...
+
+    @property
+    def epsilon(self) -> float: ...
+
+
+def moves(rates: Rates, taken: Tensor, count: int) -> list[Move]:
+    """What adds up to `count` steps of subsets that have taken so many (M,) before; the decay of w itself comes first.
+
+    The second moment after j steps, βʲv + (1 − βʲ)s, is βʲ(v + (β⁻ʲ − 1)s): numbers per subset go into what is added
+    to its root and into the length of the step, so that a step is few passes over the weights.
+    """
+    one, two = rates.betas
+    number = torch.arange(1, count + 1, dtype=torch.float64, device=taken.device)[:, None]
+    at = taken.double() + number
+    root = (two**number / (1 - two**at)).sqrt()
+    # The decay of later steps shortens what was moved before.
+    length = rates.learning_rate * (1 - rates.learning_rate * rates.weight_decay) ** (count - number) / (1 - one**at)
+    # (j, M) of m, of g and of δ in the first moment after j steps.
+    of_first, of_gradient, of_drift = (each.expand_as(at) for each in first_moment(one, number))
+    if count <= FEW_STEPS or not bool((taken > 0).all()):
+        chosen, part = list(range(count)), torch.eye(count, dtype=torch.float64, device=taken.device)[:, :, None]
+    else:
+        chosen = [round(node * (count - 1)) for node in NODES]
+        part = _lagrange((1 - two**number) / (1 - two**at), chosen)
+    parts = [(part * length * each).sum(dim=1) / root[chosen] for each in (of_first, of_gradient, of_drift)]
+    return [
+        Move(parts[0][k], parts[1][k], parts[2][k], grown=two ** -(j + 1) - 1, shift=rates.epsilon / root[j])
+        for k, j in enumerate(chosen)
+    ]
+
+
+def first_moment(beta: float, steps: Any) -> tuple[Any, Any, Any]:
+    """What m, g and δ count in the first moment after so many steps, a number or a tensor."""
+    kept = beta**steps
+    return kept, 1 - kept, steps - 1 - (beta - kept) / (1 - beta)
+
+
+def _lagrange(omega: Tensor, chosen: Sequence[int]) -> Tensor:
+    """(K, n, M) of polynomials that are 1 at one of the chosen steps and 0 at the others, at all ω (n, M)."""
+    nodes = omega[list(chosen)]
+    own = torch.eye(len(nodes), dtype=torch.bool, device=omega.device)[:, :, None]
+    # (K, K, …): the differences to all other nodes, whose product it is.
+    among = (nodes[:, None] - nodes).masked_fill(own, 1).prod(dim=1)
+    away = (omega - nodes[:, None]).expand(len(nodes), -1, -1, -1).masked_fill(own[..., None], 1).prod(dim=1)
+    return away / among[:, None]
+
+
+def take(all_moves: Sequence[Move], moved: Tensor, moments: tuple[Tensor, Tensor], fed: Sequence[Tensor]) -> None:
+    """Move w (M, p) in place. moments : m, v as they are before the steps. fed : g, s and δ, all (M, p)."""
+    (first, second), (gradient, square, drift) = moments, fed
+    alone = len(moved) == 1
+    for move in all_moves:
+        of_first, of_gradient, of_drift, shift = _numbers(move, moved, alone)
+        denominator = torch.add(second, square, alpha=move.grown).sqrt_().add_(shift)
+        if alone:
+            # Numbers of one subset travel with the operation, those of many are columns.
+            length = torch.mul(first, of_first).add_(gradient, alpha=of_gradient).add_(drift, alpha=of_drift)
+        else:
+            length = torch.mul(first, of_first).addcmul_(gradient, of_gradient).addcmul_(drift, of_drift)
+        moved.addcdiv_(length, denominator, value=-1)
+
+
+def _numbers(move: Move, like: Tensor, alone: bool) -> Iterator:
+    each = (move.first, move.gradient, move.drift, move.shift)
+    return (float(x[0]) if alone else x[:, None].to(like.dtype) for x in each)
