@@ -89,6 +89,9 @@ class FitConfig(StageConfig):
         "auto", description="ridge penalty; auto: from the optimizer's second moment, rate and steps"
     )
     probes: int = Field(6, ge=0, description="subsets truly fine-tuned: for errors, and to choose the penalty")
+    probe_seeds: int = Field(
+        3, ge=1, description="trainings of each probe, whose mean is what is predicted: their order is chance"
+    )
     seed: int = Field(0, ge=0)
     tile: int = Field(128, ge=1, description="subsets per file, the unit of resuming")
     workers: int = Execution(2, ge=1)

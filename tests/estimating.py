@@ -50,7 +50,7 @@ def features_of(
     batch = config.gradients.batch_rows
     sums = {split: gradient_sums(gradients, space, suite, *suite.pairs(split), batch) for split in (TRAIN, VALIDATION)}
     moments = constant_moments(model) if moments is None else moments
-    anchor = build_anchor(config.gradients, gradients, space, suite, moments, lambda: [sums], apart)
+    anchor = build_anchor(config.gradients, gradients, space, suite, moments, lambda split: [sums[split]], apart)
     reduce = reduction_of(config.gradients, space, model, anchor, "cpu")
 
     def rows(split: int) -> FeatureRows:

@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from affinity_service.affinity.correction import NONE, Correction, fit_correction, left_out
 from affinity_service.affinity.stopping import AT_THE_BEST, StopRule
 from affinity_service.artifacts import StudyFolder
 from affinity_service.config_estimate import PROBE_SIZES, FitConfig
 
 CALIBRATION = "fits/calibration.json"
-# Trainings of a probe. Their mean is what is predicted: the order of the examples is no fault of the prediction.
-PROBE_SEEDS = 3
 # Factors on the rule's penalty that probes choose from.
 PENALTY_FACTORS = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
-# A reach must bring the mean square residual below so much of what it was: what chance gains is not worth it.
+# A reach or a correction must bring the mean square residual below so much of what it was: what chance gains is not
+# worth it.
 WORTH = 0.8
 # Optimizer steps that probes choose a path's reach from.
 REACHES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -41,7 +41,10 @@ class Calibration:
     reach_steps : κ by which a path's displacement after s steps counts (1 + s/κ)^−½ times; None: all of it. A network
         that bends away from its linearisation goes on as if it were pushed about.
     stop : where early stopping is expected to end a training; without probes exactly at the best predicted epoch.
-    residual : root mean square of predicted − true loss over the probes' members; None without probes.
+    correction : what the probes' errors have in common; none where it brings those of a probe that it does not know
+        hardly nearer to zero.
+    residual : root mean square of predicted − true loss over the probes' members; None without probes. With a
+        correction each probe's are by that of the others.
     base_residual : the same had the base model's own losses been the prediction.
     task_errors : (T,) standard errors of predictions per task: their own residuals drawn towards the pooled ones, and
         scaled so that nominal 90% intervals hold 90% of the probes' members; empty without probes.
@@ -53,6 +56,7 @@ class Calibration:
     penalty_factor: float = 1.0
     reach_steps: float | None = None
     stop: StopRule = AT_THE_BEST
+    correction: Correction = NONE
     residual: float | None = None
     base_residual: float | None = None
     task_errors: tuple[float, ...] = ()
@@ -68,7 +72,11 @@ class Calibration:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Calibration:
         rule = StopRule(content["stop"]["noise"], tuple(content["stop"]["correction"]))
-        return cls(**{**content, "stop": rule, "task_errors": tuple(content["task_errors"])})
+        # Studies that are older have none.
+        facts = content.get("correction")
+        correction = Correction.from_json(facts) if facts else NONE
+        task_errors = tuple(content["task_errors"])
+        return cls(**{**content, "stop": rule, "correction": correction, "task_errors": task_errors})
 
 
 # Without probes the stated rules hold.
@@ -122,7 +130,7 @@ def calibrate(
     stop: StopRule = AT_THE_BEST,
     reach_steps: float | None = None,
 ) -> Calibration:
-    """Choose the factor with the least residual.
+    """Choose the factor with the least residual, and correct what the residuals have in common.
 
     Parameters
     ----------
@@ -133,6 +141,11 @@ def calibrate(
     truth = np.concatenate(list(true))
     residuals = {factor: np.concatenate(list(losses)) - truth for factor, losses in predicted.items()}
     factor = min(residuals, key=lambda each: float(np.square(residuals[each]).mean()))
+    errors = [true - own for true, own in zip(true, predicted[factor], strict=True)]
+    remaining, correction = left_out(errors, subsets, len(base)), NONE
+    if np.square(np.concatenate(remaining)).sum() < WORTH * np.square(residuals[factor]).sum():
+        correction = fit_correction(errors, subsets, len(base))
+        residuals[factor] = np.concatenate(remaining)
     square = residuals[factor] ** 2
     member = np.concatenate([np.asarray(subset) for subset in subsets])
     pooled = float(square.mean())
@@ -140,11 +153,11 @@ def calibrate(
         (square[member == task].sum() + POOLED_WEIGHT * pooled) / ((member == task).sum() + POOLED_WEIGHT)
         for task in range(len(base))
     ]
-    errors = np.sqrt(np.maximum(variances, np.finfo(float).tiny))
+    spread = np.sqrt(np.maximum(variances, np.finfo(float).tiny))
     # Residuals have heavier tails than a normal distribution of their variance, so its interval would be too wide in
     # the middle: the quantile is that of the probes themselves, as in conformal prediction.
     level = min(1.0, LEVEL * (1 + 1 / len(member)))
-    errors *= np.quantile(np.abs(residuals[factor]) / errors[member], level) / stats.norm.ppf(0.5 + LEVEL / 2)
+    spread *= np.quantile(np.abs(residuals[factor]) / spread[member], level) / stats.norm.ppf(0.5 + LEVEL / 2)
     return Calibration(
         probes=len(subsets),
         flops=flops,
@@ -152,9 +165,10 @@ def calibrate(
         penalty_factor=factor,
         reach_steps=reach_steps,
         stop=stop,
+        correction=correction,
         residual=pooled**0.5,
         base_residual=float(np.square(base[member] - truth).mean()) ** 0.5,
-        task_errors=tuple(errors.tolist()),
+        task_errors=tuple(spread.tolist()),
     )
 
 

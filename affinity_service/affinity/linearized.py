@@ -74,7 +74,7 @@ class LinearizedEstimator:
     ) -> None:
         self.config, self.tasks, self.device = config, tasks, device
         self.penalty_factor, self.stop = calibration.penalty_factor, calibration.stop
-        self.reach_steps = calibration.reach_steps
+        self.reach_steps, self.correction = calibration.reach_steps, calibration.correction
         squared = [task.kind == "regression" for task in tasks]
         self.kinds = ["squared" if each else "logistic" for each in squared]
         whole = Anchor.from_tensors(anchor, device)
@@ -132,11 +132,16 @@ class LinearizedEstimator:
         def joined(number: int, name: str) -> NDArray[Any]:
             return torch.cat([means[number][name] for means in taken]).cpu().numpy()
 
+        def losses(number: int) -> NDArray[Any]:
+            # What probes said is of the moment that the config states.
+            stated = moments[number] == stated_moment(self.config)
+            return self.correction.applied(joined(number, "mean"), chosen) if stated else joined(number, "mean")
+
         return [
             SubsetEstimates.from_table_of_tasks(
                 chosen,
                 joined(number, "epochs").round().astype(np.int64),
-                joined(number, "mean"),
+                losses(number),
                 joined(number, "error"),
                 joined(number, "converged") > 0.5,
                 [row for means in taken for row in means[number]["coordinates"]],

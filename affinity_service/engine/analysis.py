@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from affinity_service.affinity.bootstrap import example_errors
-from affinity_service.affinity.calibration import PROBE_SEEDS
 from affinity_service.affinity.estimates import stated_moment
 from affinity_service.affinity.matrix import AffinityMatrix, matrix_from_estimates
 from affinity_service.artifacts import fingerprint
@@ -27,6 +26,8 @@ from affinity_service.grouping.shrinkage import shrink_rows
 from affinity_service.tables import read_table, write_table
 from affinity_service.tasks.suite import TRAIN, VALIDATION
 
+# Seeds of the true trainings that partitions are compared by.
+GROUP_SEEDS = 3
 ESTIMATE_COLUMNS = ["subset", "tasks", "predicted_loss", "standard_error", "weights"]
 
 
@@ -135,7 +136,7 @@ def _probed(context: StageContext, partitions: Sequence[Sequence[Sequence[int]]]
     config, folder, suite = context.config, context.folder, context.suite
     wanted = list(dict.fromkeys(tuple(group) for groups in partitions for group in groups))
     tuner = FineTuner(suite, config, base_weights(folder), device_here())
-    tuned = tuner.run(wanted, seeds_of("groups", config.groups.seed, PROBE_SEEDS))
+    tuned = tuner.run(wanted, seeds_of("groups", config.groups.seed, GROUP_SEEDS))
     losses = np.mean([each.at(stated_moment(config))[0] for each in tuned], axis=0)
     # A training that diverged is worse than any other.
     total = {

@@ -27,7 +27,6 @@ from affinity_service.affinity.build import (
 from affinity_service.affinity.calibration import (
     CALIBRATION,
     PENALTY_FACTORS,
-    PROBE_SEEDS,
     REACHES,
     Calibration,
     calibrate,
@@ -44,13 +43,14 @@ from affinity_service.engine.placement import workers_with_room
 from affinity_service.engine.pool import TASK_RETRIES, map_unordered, result, task
 from affinity_service.engine.session import actor_options
 from affinity_service.engine.threads import take_assigned_threads
-from affinity_service.evaluation.fine_tuning import FineTuned, FineTuner, seeds_of
+from affinity_service.engine.true_trainings import Piece, pieces_of, read_pieces, seconds_of, train_piece
 from affinity_service.evaluation.flops import flop_counter
 from affinity_service.evaluation.stacked import split_losses
 from affinity_service.fitting import subset_design
 from affinity_service.gradients.anchor import read_anchor
 from affinity_service.gradients.store import FeatureRows, FeatureStore
 from affinity_service.planning.estimator import cheaper_estimator
+from affinity_service.planning.workload import Workload
 from affinity_service.tables import read_metadata, write_table
 from affinity_service.tasks.suite import TRAIN, VALIDATION, Suite
 
@@ -94,28 +94,23 @@ def fit_tile(
     write_table(folder, name, table)
 
 
-@ray.remote
-def fine_tune_probes(suite: Suite, seed: int, config: Config, folder: StudyFolder) -> tuple[FineTuned, float]:
-    """Truly fine-tune all probes with one seed; and the seconds it took."""
-    take_assigned_threads()
-    start = time.perf_counter()
+def probe_pieces(config: Config, folder: StudyFolder, suite: Suite) -> list[Piece]:
+    """True trainings of the probes: all of a seed side by side; of a model too large for that each by itself."""
     subsets = probes_of(config.fits, len(suite.tasks))
-    (tuned,) = FineTuner(suite, config, base_weights(folder), device_here()).run(subsets, [seed])
-    return tuned, time.perf_counter() - start
+    tile = max(1, len(subsets)) if Workload.of(config, suite).stackable else 1
+    return pieces_of("probe", config, folder, suite, subsets, (config.fits.seed, config.fits.probe_seeds), tile)
 
 
 @ray.remote
-def calibrate_by_probes(
-    inputs: Inputs, suite: Suite, config: Config, folder: StudyFolder, *tuned: tuple[FineTuned, float]
-) -> None:
+def calibrate_by_probes(inputs: Inputs, suite: Suite, config: Config, folder: StudyFolder) -> None:
     """Compare the probes with their predictions and write what they say, unless it is written."""
     if folder.exists(CALIBRATION):
         return
     take_assigned_threads()
     start = time.perf_counter()
     rows, anchor = inputs
-    truths, seconds = zip(*tuned, strict=True)
-    subsets = probes_of(config.fits, len(suite.tasks))
+    subsets, pieces = probes_of(config.fits, len(suite.tasks)), probe_pieces(config, folder, suite)
+    truths = read_pieces(folder, pieces, len(suite.tasks))
     moment = stated_moment(config)
     losses, epochs = (np.mean(each, axis=0) for each in zip(*(truth.at(moment) for truth in truths), strict=True))
     follows = config.solution == "path"
@@ -141,7 +136,7 @@ def calibrate_by_probes(
     base = split_losses(base_model(config, folder, suite.inputs.shape[1:], suite.tasks), suite, VALIDATION)
     true = [losses[i, list(subset)] for i, subset in enumerate(subsets)]
     flops = sum(truth.flops for truth in truths) + float(counter.get_total_flops())
-    spent = sum(seconds) + time.perf_counter() - start
+    spent = seconds_of(folder, pieces) + time.perf_counter() - start
     found = calibrate(predicted, true, base, subsets, flops, spent, stop, estimator.reach_steps)
     table = pa.table(
         {
@@ -170,13 +165,18 @@ def fit_subsets_stage(context: StageContext) -> StageOutcome:
     linearized = config.affinity.estimator == "linearized"
     if linearized and runs_network(config, base_weights(folder), len(suite.tasks)) and not folder.exists(EXAMPLES):
         keep_examples(folder, suite)
-    probes = probes_of(config.fits, len(suite.tasks))
-    if probes and linearized and not folder.exists(CALIBRATION):
-        context.progress(0, len(subsets), f"{len(probes)} probes")
-        seeds = seeds_of("probe", config.fits.seed, PROBE_SEEDS)
-        fine_tuning = task(fine_tune_probes, options)
-        tuned = [fine_tuning.remote(reference, seed, config, folder) for seed in seeds]
-        result(task(calibrate_by_probes, options).remote(inputs, reference, config, folder, *tuned))
+    if config.fits.probes and linearized and not folder.exists(CALIBRATION):
+        pieces = probe_pieces(config, folder, suite)
+        unfinished = [pieces[index] for index in context.unfinished([piece.name for piece in pieces], "probes")]
+        training = task(train_piece, options)
+
+        def probe(_: int, piece: Piece) -> ray.ObjectRef:
+            return training.remote(reference, piece, config, folder)
+
+        places = range(max(1, min(config.fits.workers, len(unfinished))))
+        for done, _ in enumerate(map_unordered(probe, places, unfinished), len(pieces) - len(unfinished) + 1):
+            context.progress(done, len(pieces), "probes")
+        result(task(calibrate_by_probes, options).remote(inputs, reference, config, folder))
     calibration = read_calibration(folder)
 
     fitting = task(fit_tile, options)

@@ -82,46 +82,48 @@ class GradientActor:
         size = self.config.gradients.shard_rows
         return slice(shard * size, (shard + 1) * size)
 
-    def sums(self, suite: Suite, shard: int) -> None:
-        """Sums of the loss gradients over one shard, each split apart."""
-        if self.folder.exists(sums_name(shard)):
+    def sums(self, suite: Suite, shard: int, split: int) -> None:
+        """Sums of the loss gradients over one split of one shard."""
+        if self.folder.exists(sums_name(shard, split)):
             return
         self._load(suite)
         rows = self._rows(shard)
-        split, task, example = self.split[rows], self.task[rows], self.example[rows]
+        own = self.split[rows] == split
         with flop_counter() as counter:
-            parts = {
-                code: gradient_sums(
-                    self.gradients,
-                    self.space,
-                    suite,
-                    example[split == code],
-                    task[split == code],
-                    self.config.gradients.batch_rows,
-                )
-                for code in np.unique(split).tolist()
-            }
-        write_sums(self.folder, shard, parts, float(counter.get_total_flops()))
+            found = gradient_sums(
+                self.gradients,
+                self.space,
+                suite,
+                self.example[rows][own],
+                self.task[rows][own],
+                self.config.gradients.batch_rows,
+                squares=split == TRAIN,
+            )
+        write_sums(self.folder, shard, split, found, float(counter.get_total_flops()))
 
-    def anchor(self, suite: Suite, shards: int) -> None:
-        """Metric, means and basis, written once: features of different bases must never mix."""
+    def anchor(self, suite: Suite, pieces: list[tuple[int, int]]) -> None:
+        """Metric, means and basis, written once: features of different bases must never mix. pieces : shards and splits
+        that sums are there of."""
         if self.folder.exists(ANCHOR):
             return
         self._load(suite)
         settings = self.config.gradients
-        costs: dict[int, float] = {}
+        costs: list[float] = []
 
-        def pieces() -> Iterator[dict[int, GradientSums]]:
-            for shard in range(shards):
-                sums, costs[shard] = read_sums(self.folder, shard)
-                yield sums
+        def sums_of(split: int) -> Iterator[GradientSums]:
+            for shard, own in pieces:
+                if own == split:
+                    sums, flops = read_sums(self.folder, shard, split)
+                    costs.append(flops)
+                    yield sums
+                    del sums
 
         moments = None
         if settings.metric == "optimizer":
             moments = load_safetensors(self.folder.read_bytes("base_model/second_moments.safetensors"))
         with flop_counter() as counter:
-            tensors = build_anchor(settings, self.gradients, self.space, suite, moments, pieces, self.apart)
-        write_anchor(self.folder, tensors, sum(costs.values()) + counter.get_total_flops())
+            tensors = build_anchor(settings, self.gradients, self.space, suite, moments, sums_of, self.apart)
+        write_anchor(self.folder, tensors, sum(costs) + counter.get_total_flops())
 
     def compute(self, suite: Suite, shard: int) -> None:
         """The features of one shard."""
@@ -140,11 +142,30 @@ class GradientActor:
         facts = {"flops": float(counter.get_total_flops()), "energy": energy, "dimension": self.reduction.dimension}
         write_shard(self.folder, shard, split, task, example, content, facts)
 
+    def layout(self, suite: Suite, shards: int) -> dict[str, Any]:
+        """What `layout.json` says, and the FLOPs of all pieces."""
+        anchor, settings = read_anchor(self.folder), self.config.gradients
+        costs = [shard_facts(self.folder, index) for index in range(shards)]
+        coordinates = settings.reduction in ("subspace", "exact")
+        captured = sum(cost["energy"] for cost in costs) / total_energy(anchor, suite) if coordinates else None
+        return {
+            "rows": len(pair_rows(suite)[0]),
+            "dimension": int(costs[0]["dimension"]),
+            "own_coordinates": anchor["own"].shape[1] if "own" in anchor else 0,
+            "products": len(anchor.get("outside", ())),
+            "shards": shards,
+            "reduction": settings.reduction,
+            "metric": settings.metric,
+            "landmarks": int(anchor["landmarks"]) if "landmarks" in anchor else None,
+            "energy": captured,
+            "flops": float(anchor["flops"]) + sum(cost["flops"] for cost in costs),
+        }
+
 
 def compute_gradients(context: StageContext) -> StageOutcome:
     config, folder, suite = context.config, context.folder, context.suite
-    rows = pair_rows(suite)[0]
-    shards = -(-len(rows) // config.gradients.shard_rows)
+    rows, size = pair_rows(suite)[0], config.gradients.shard_rows
+    shards = -(-len(rows) // size)
     shard_names = [shard_name(index) for index in range(shards)]
     reference = ray.put(suite)
     wanted = max(1, min(config.gradients.workers, shards))
@@ -155,35 +176,21 @@ def compute_gradients(context: StageContext) -> StageOutcome:
     options = actor_options(resources)
     pool = ActorPool(lambda: GradientActor.options(**options).remote(config, folder), workers)  # type: ignore[attr-defined]
     if not folder.exists(ANCHOR):
-        missing = context.unfinished([sums_name(index) for index in range(shards)], "gradient sums")
-        sums = pool.map_unordered(lambda actor, shard: actor.sums.remote(reference, shard), missing)
-        for done, _ in enumerate(sums, 1):
-            context.progress(done, len(missing), "gradient sums")
-        list(pool.map_unordered(lambda actor, count: actor.anchor.remote(reference, count), [shards]))
+        pieces = [(shard, int(code)) for shard in range(shards) for code in np.unique(rows[shard * size :][:size])]
+        unfinished = context.unfinished([sums_name(*piece) for piece in pieces], "gradient sums")
+        sums = pool.map_unordered(lambda actor, i: actor.sums.remote(reference, *pieces[i]), unfinished)
+        for done, _ in enumerate(sums, len(pieces) - len(unfinished) + 1):
+            context.progress(done, len(pieces), "gradient sums")
+        list(pool.map_unordered(lambda actor, all_of_them: actor.anchor.remote(reference, all_of_them), [pieces]))
     folder.delete(SUMS)
     missing = context.unfinished(shard_names, "shards")
     done = shards - len(missing)
     for _ in pool.map_unordered(lambda actor, shard: actor.compute.remote(reference, shard), missing):
         done += 1
         context.progress(done, shards, "gradient shards")
+    # The anchor of many tasks and weights is gigabytes, which the driver has no need of.
+    (layout,) = pool.map_unordered(lambda actor, count: actor.layout.remote(reference, count), [shards])
     pool.end()
-    costs = [shard_facts(folder, index) for index in range(shards)]
-    anchor = read_anchor(folder)
-    coordinates = config.gradients.reduction in ("subspace", "exact")
-    captured = sum(cost["energy"] for cost in costs) / total_energy(anchor, suite) if coordinates else None
-    folder.write_json(
-        LAYOUT,
-        {
-            "rows": len(rows),
-            "dimension": int(costs[0]["dimension"]),
-            "own_coordinates": anchor["own"].shape[1] if "own" in anchor else 0,
-            "products": len(anchor.get("outside", ())),
-            "shards": shards,
-            "reduction": config.gradients.reduction,
-            "metric": config.gradients.metric,
-            "landmarks": int(anchor["landmarks"]) if "landmarks" in anchor else None,
-            "energy": captured,
-        },
-    )
-    flops = float(anchor["flops"]) + sum(cost["flops"] for cost in costs)
+    flops = layout.pop("flops")
+    folder.write_json(LAYOUT, layout)
     return StageOutcome(flops=flops, workers=workers)

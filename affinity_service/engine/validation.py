@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
 import torch
 from numpy.typing import NDArray
 
-from affinity_service.affinity.build import base_model, base_weights, device_here, study_estimator
+from affinity_service.affinity.build import base_model, device_here, study_estimator
 from affinity_service.affinity.calibration import Calibration, probes_of, read_calibration
 from affinity_service.affinity.estimates import Moment, SubsetEstimates, stated_moment
 from affinity_service.affinity.first_order import first_order_losses
 from affinity_service.affinity.linearized import LinearizedEstimator
 from affinity_service.affinity.recipe import recipe_config, recipe_rows
 from affinity_service.affinity.stopping import StopRule
-from affinity_service.artifacts import StudyFolder, fingerprint
+from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.engine.context import StageContext, StageOutcome
 from affinity_service.engine.fits import Inputs, load_inputs
@@ -29,21 +26,19 @@ from affinity_service.engine.placement import workers_with_room
 from affinity_service.engine.pool import TASK_RETRIES, map_unordered, result, task
 from affinity_service.engine.session import actor_options
 from affinity_service.engine.threads import take_assigned_threads
+from affinity_service.engine.true_trainings import Kind, Piece, pieces_of, read_pieces, seconds_of, train_piece
 from affinity_service.errors import UserError
 from affinity_service.evaluation.cost import TrainingCost, cost_ratios
 from affinity_service.evaluation.fidelity import compare, coverage, row_means
-from affinity_service.evaluation.fine_tuning import FineTuned, FineTuner, seeds_of
+from affinity_service.evaluation.fine_tuning import FineTuned
 from affinity_service.evaluation.stacked import split_losses
 from affinity_service.stages import estimates_identity
-from affinity_service.tables import read_metadata, read_table, write_table
 from affinity_service.tasks.suite import VALIDATION, Suite
 
 Losses = NDArray[np.float64]
 
 # After so many epochs, beside the best validation loss, the default truth.
 EPOCHS = (2, 5)
-# Counts changes of what a true training computes: pieces of another version are not read.
-TRAINING_VERSION = 2
 
 
 def anchor_tasks(config: Config, tasks: int) -> list[int]:
@@ -79,84 +74,17 @@ def validation_subsets(config: Config, tasks: int) -> list[tuple[int, ...]]:
     return list(chosen)
 
 
-@dataclass(frozen=True)
-class Piece:
-    """One seed of some subsets, from number `first` on; `linearised` trains the oracle instead of the truth. `key`
-    fingerprints all that decides its losses, so that a piece outlives changes that do not: of the estimates, of how
-    many subsets and seeds are asked for."""
-
-    linearised: bool
-    number: int
-    seed: int
-    first: int
-    subsets: list[tuple[int, ...]]
-    key: str
-
-    @property
-    def name(self) -> str:
-        return f"validation/{'oracle' if self.linearised else 'truth'}-{self.key}.parquet"
-
-
-def pieces_of(config: Config, folder: StudyFolder, suite: Suite, subsets: Sequence[tuple[int, ...]]) -> list[Piece]:
+def truths_and_oracles(
+    config: Config, folder: StudyFolder, suite: Suite, subsets: Sequence[tuple[int, ...]]
+) -> tuple[list[Piece], list[Piece]]:
+    """Twice the seeds, so that the truth is measured by itself, and the linear oracle where that is asked for."""
     settings = config.validation
-    from_base = settings.start == "base"
-    base = (folder.manifest("base_model") or {})["identity"] if from_base else None
-    epochs = config.fits.epochs if from_base else config.base.epochs
-    training = config.tuning if from_base and config.fits.learning_rate else config.base
-    sections = [config.model.fingerprint_part(), training.fingerprint_part()]
-    parts = [TRAINING_VERSION, suite.content_hash, sections, settings.start, base, epochs]
-    found = []
-    for linearised, count in ((False, 2 * settings.seeds), (True, settings.oracle_seeds if from_base else 0)):
-        for number, seed in enumerate(seeds_of("oracle" if linearised else "truth", settings.seed, count)):
-            for first in range(0, len(subsets), settings.tile):
-                own = list(subsets[first : first + settings.tile])
-                key = fingerprint([parts, linearised, seed, own])[:16]
-                found.append(Piece(linearised, number, seed, first, own, key))
-    return found
+    oracles = settings.oracle_seeds if settings.start == "base" else 0
 
+    def of(kind: Kind, count: int) -> list[Piece]:
+        return pieces_of(kind, config, folder, suite, subsets, (settings.seed, count), settings.tile)
 
-@ray.remote
-def train_piece(suite: Suite, piece: Piece, config: Config, folder: StudyFolder) -> None:
-    """Train one piece and write its losses after every epoch, unless a process that was lost later has."""
-    if folder.exists(piece.name):
-        return
-    take_assigned_threads()
-    start = time.perf_counter()
-    weights, epochs = None, config.base.epochs
-    if config.validation.start == "base":
-        weights, epochs = base_weights(folder), config.fits.epochs
-    tuner = FineTuner(suite, config, weights, device_here(), piece.linearised, record_test=True, epochs=epochs)
-    (tuned,) = tuner.run(piece.subsets, [piece.seed])
-    facts = {"flops": repr(tuned.flops), "seconds": repr(time.perf_counter() - start)}
-    table = _truth_table(tuned, piece.subsets).replace_schema_metadata(facts)
-    write_table(folder, piece.name, table)
-
-
-def _truth_table(tuned: FineTuned, subsets: Sequence[tuple[int, ...]]) -> pa.Table:
-    """One row per subset, by its number in the piece, and epoch: lists over the subset's tasks."""
-    assert tuned.test is not None
-    epochs = tuned.validation.shape[1]
-    return pa.table(
-        {
-            "subset": np.repeat(np.arange(len(subsets)), epochs),
-            "epoch": np.tile(np.arange(1, epochs + 1), len(subsets)),
-            "tasks": [list(s) for s in subsets for _ in range(epochs)],
-            "validation_loss": [tuned.validation[i, e, list(s)] for i, s in enumerate(subsets) for e in range(epochs)],
-            "test_loss": [tuned.test[i, e, list(s)] for i, s in enumerate(subsets) for e in range(epochs)],
-        }
-    )
-
-
-def read_truth(folder: StudyFolder, pieces: Sequence[Piece], tasks: int) -> FineTuned:
-    """The pieces of one seed."""
-    rows = [(piece.first, row) for piece in pieces for row in read_table(folder, piece.name).to_pylist()]
-    epochs = max(row["epoch"] for _, row in rows)
-    subsets = sum(len(piece.subsets) for piece in pieces)
-    validation, test = (np.full((subsets, epochs, tasks), np.nan) for _ in range(2))
-    for first, row in rows:
-        validation[first + row["subset"], row["epoch"] - 1, row["tasks"]] = row["validation_loss"]
-        test[first + row["subset"], row["epoch"] - 1, row["tasks"]] = row["test_loss"]
-    return FineTuned(validation, test, sum(float(read_metadata(folder, piece.name)["flops"]) for piece in pieces))
+    return of("truth", 2 * settings.seeds), of("oracle", oracles)
 
 
 @ray.remote
@@ -239,7 +167,8 @@ def validate(context: StageContext) -> StageOutcome:
             f"validation.sizes {settings.sizes} leave {len(subsets)} subsets of {tasks} tasks beside the probes: at "
             "least 2 are needed; widen the sizes or set fits.probes to 0"
         )
-    pieces = pieces_of(config, folder, suite, subsets)
+    truths, oracles = truths_and_oracles(config, folder, suite, subsets)
+    pieces = [*truths, *oracles]
     missing = [pieces[index] for index in context.unfinished([piece.name for piece in pieces], "true trainings")]
     wanted = max(1, min(settings.workers, len(missing)))
     workers = workers_with_room("validation", wanted, config.resources, context.warn)
@@ -254,12 +183,7 @@ def validate(context: StageContext) -> StageOutcome:
     for done, _ in enumerate(map_unordered(submit, range(workers), missing), len(pieces) - len(missing) + 1):
         context.progress(done, len(pieces), "pieces of true training")
 
-    def read(linearised: bool) -> list[FineTuned]:
-        own = [piece for piece in pieces if piece.linearised == linearised]
-        numbers = sorted({piece.number for piece in own})
-        return [read_truth(folder, [piece for piece in own if piece.number == n], tasks) for n in numbers]
-
-    per_seed, oracle = read(False), read(True)
+    per_seed, oracle = (read_pieces(folder, own, tasks) for own in (truths, oracles))
     epochs = per_seed[0].validation.shape[1]
     moments: list[Moment] = ["best", *(e for e in EPOCHS if e <= epochs and settings.start == "base")]
     inputs: Any = None if config.measured else load_inputs.options(**TASK_RETRIES).remote(folder)
@@ -267,8 +191,7 @@ def validate(context: StageContext) -> StageOutcome:
     predicted = result(task(predict_subsets, options).remote(inputs, reference, subsets, config, folder, moments))
     if oracle:
         predicted["oracle"] = [[np.mean([each.at(moment)[0] for each in oracle], axis=0)] for moment in moments]
-    truths = [piece.name for piece in pieces if not piece.linearised]
-    seconds = sum(float(read_metadata(folder, name)["seconds"]) for name in truths)
+    seconds = seconds_of(folder, truths)
     trainings = 2 * settings.seeds * len(subsets)
     one = TrainingCost(sum(each.flops for each in per_seed) / trainings, seconds / trainings)
     folder.write_json("fidelity.json", _report(config, folder, suite, per_seed, predicted, moments, one))

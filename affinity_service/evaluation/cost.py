@@ -10,7 +10,7 @@ from affinity_service.config import Config
 from affinity_service.evaluation.flops import RunFlops
 from affinity_service.gradients.store import LAYOUT, pair_rows
 from affinity_service.models import build_model
-from affinity_service.planning.flops import PROBE_SEEDS, forward_flops, landmark_rounds, runs_network, training_flops
+from affinity_service.planning.flops import forward_flops, landmark_rounds, runs_network, training_flops
 from affinity_service.planning.workload import Subsets, Workload
 from affinity_service.tasks.suite import VALIDATION, Suite
 
@@ -37,7 +37,7 @@ def cost_ratios(config: Config, folder: StudyFolder, suite: Suite, training: Tra
     layout = folder.read_json(LAYOUT)
     # A gradient is of one task's margin: its pass has no other head.
     rows = 2 * len(pair_rows(suite)[0]) + landmark_rounds(config, work) * (layout["landmarks"] or 0)
-    passes = training_flops(work, 1) * rows + PROBE_SEEDS * _one_seed_of_probes(config, suite)
+    passes = training_flops(work, 1) * rows + config.fits.probe_seeds * _one_seed_of_probes(config, suite)
     if runs_network(config, work):
         # Every subset's losses are those of the network itself, with its own heads on its own examples.
         passes += TRAININGS * forward_flops(work, size) * work.rows_of(round(size), VALIDATION)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from safetensors.torch import load as load_safetensors
@@ -36,7 +36,7 @@ def build_anchor(
     space: WeightSpace,
     suite: Suite,
     moments: Mapping[str, Tensor] | None,
-    pieces: Callable[[], Iterable[Mapping[int, GradientSums]]],
+    pieces: Callable[[int], Iterable[GradientSums]],
     apart: bool = False,
 ) -> dict[str, Tensor]:
     """Tensors by name, on the CPU: weights, scale (p,); mean, validation_mean, square (T, p); of the
@@ -48,14 +48,10 @@ def build_anchor(
     ----------
     gradients : of the base model.
     moments : the optimizer's second moments by parameter name, for the metric `optimizer`.
-    pieces : gives sums of the loss gradients by split, one piece of the rows after the other; asked once per split, so
-        that they need not lie in memory together.
+    pieces : gives sums of a split's loss gradients, one piece of the rows after the other, so that they need not lie in
+        memory together.
     """
-
-    def of(split: int) -> Iterator[GradientSums]:
-        return (piece[split] for piece in pieces() if split in piece)
-
-    statistics = combine(of(TRAIN), of(VALIDATION), len(suite.tasks))
+    statistics = combine(pieces(TRAIN), pieces(VALIDATION), len(suite.tasks))
     scale = torch.ones(space.size)
     if settings.metric == "optimizer":
         assert moments is not None, "the optimizer's metric needs its moments"

@@ -29,13 +29,13 @@ class GradientSums:
     tasks : K tasks, ascending.
     rows : (K,) rows of each.
     first : (K, p) float64, the sum of the loss gradients.
-    second : (K, p) float64, the sum of their squares, entry by entry.
+    second : (K, p) float64, the sum of their squares, entry by entry; None where nobody asks for it.
     """
 
     tasks: NDArray[np.int64]
     rows: NDArray[np.int64]
     first: NDArray[np.float64]
-    second: NDArray[np.float64]
+    second: NDArray[np.float64] | None = None
 
 
 def loss_slopes(margins: Tensor, target: Tensor, task: Tensor, suite: Suite) -> Tensor:
@@ -52,8 +52,11 @@ def gradient_sums(
     example: NDArray[np.int64],
     task: NDArray[np.int32],
     batch_rows: int,
+    squares: bool = True,
 ) -> GradientSums:
     """Sums over the pairs (example[i], task[i]), on the model's device in float32, across batches in float64.
+
+    squares : whether those of the squares are wanted, too.
 
     Raises
     ------
@@ -65,7 +68,8 @@ def gradient_sums(
     place = torch.zeros(len(suite.tasks), dtype=torch.long)
     place[torch.as_tensor(present, dtype=torch.long)] = torch.arange(len(present))
     place = place.to(device)
-    first, second = (torch.zeros(len(present), space.size, dtype=torch.float64, device=device) for _ in range(2))
+    # Of powers 1 and 2.
+    totals = [torch.zeros(len(present), space.size, dtype=torch.float64, device=device) for _ in range(1 + squares)]
     for batch in pair_batches(gradients, suite, example, task, batch_rows):
         slopes = loss_slopes(batch.margins, batch.target, batch.task, suite).float()
 
@@ -77,15 +81,15 @@ def gradient_sums(
             columns = space.slices[block.name]
             for one in own.unique().tolist():
                 chosen = own == one
-                first[place[one], columns] += _product(block, slope, chosen, 1)
-                second[place[one], columns] += _product(block, slope, chosen, 2)
+                for power, total in enumerate(totals, 1):
+                    total[place[one], columns] += _product(block, slope, chosen, power)
 
         batch.each(add)
-    finite = (first.isfinite() & second.isfinite()).all(dim=1)
+    finite = torch.stack([total.isfinite().all(dim=1) for total in totals]).all(dim=0)
     if not finite.all():
         raise diverged(suite, int(present[int((~finite).nonzero()[0])]), "at some example")
     counts = np.array([(task == one).sum() for one in present])
-    return GradientSums(present.astype(np.int64), counts, first.cpu().numpy(), second.cpu().numpy())
+    return GradientSums(present.astype(np.int64), counts, *(total.cpu().numpy() for total in totals))
 
 
 def _product(block: GradientBlock, slope: Tensor, chosen: Tensor, power: int) -> Tensor:
@@ -122,16 +126,21 @@ class GradientStatistics:
 
 def combine(training: Iterable[GradientSums], validation: Iterable[GradientSums], tasks: int) -> GradientStatistics:
     """Means from the sums of all pieces, added in the order given, so that they do not depend on who made them."""
-    mean, square = _means(training, tasks)
-    return GradientStatistics(mean, _means(validation, tasks)[0], square)
+    mean, square = _means(training, tasks, ("first", "second"))
+    (validation_mean,) = _means(validation, tasks, ("first",))
+    return GradientStatistics(mean, validation_mean, square)
 
 
-def _means(pieces: Iterable[GradientSums], tasks: int) -> tuple[Tensor, Tensor]:
-    rows, first, second = np.zeros(tasks), np.zeros((tasks, 0)), np.zeros((tasks, 0))
+def _means(pieces: Iterable[GradientSums], tasks: int, names: tuple[str, ...]) -> list[Tensor]:
+    """Of each table (T, p) by name."""
+    rows, totals = np.zeros(tasks), {name: np.zeros((tasks, 0)) for name in names}
     for piece in pieces:
-        if not first.size:
-            first, second = (np.zeros((tasks, piece.first.shape[1])) for _ in range(2))
         rows[piece.tasks] += piece.rows
-        first[piece.tasks] += piece.first
-        second[piece.tasks] += piece.second
-    return tuple(torch.from_numpy((x / rows[:, None]).astype(np.float32)) for x in (first, second))  # type: ignore[return-value]
+        for name in names:
+            sums = getattr(piece, name)
+            if not totals[name].size:
+                totals[name] = np.zeros((tasks, sums.shape[1]))
+            totals[name][piece.tasks] += sums
+        # The next one is read before this one would be forgotten.
+        del piece, sums
+    return [torch.from_numpy((totals.pop(name) / rows[:, None]).astype(np.float32)) for name in names]

@@ -1,8 +1,7 @@
-"""Gradient sums of one shard on their way to the anchor: a safetensors file each, deleted once the anchor is there."""
+"""Gradient sums of one split of one shard on their way to the anchor: a safetensors file each, deleted once that is
+there. Of many tasks and weights a file is gigabytes: no process holds more than one."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import numpy as np
 from safetensors.numpy import load as load_safetensors
@@ -14,20 +13,18 @@ from affinity_service.gradients.statistics import GradientSums
 SUMS = "gradients/sums/"
 
 
-def sums_name(shard: int) -> str:
-    return f"{SUMS}{shard:05d}.safetensors"
+def sums_name(shard: int, split: int) -> str:
+    return f"{SUMS}{shard:05d}-{split}.safetensors"
 
 
-def write_sums(folder: StudyFolder, shard: int, parts: Mapping[int, GradientSums], flops: float) -> None:
-    """Sums by split, and what they cost."""
-    arrays = {f"{split}.{name}": value for split, part in parts.items() for name, value in vars(part).items()}
-    folder.write_bytes(sums_name(shard), save_safetensors({**arrays, "flops": np.array([flops])}))
+def write_sums(folder: StudyFolder, shard: int, split: int, sums: GradientSums, flops: float) -> None:
+    """Sums, and what they cost."""
+    arrays = {name: value for name, value in vars(sums).items() if value is not None}
+    folder.write_bytes(sums_name(shard, split), save_safetensors({**arrays, "flops": np.array([flops])}))
 
 
-def read_sums(folder: StudyFolder, shard: int) -> tuple[dict[int, GradientSums], float]:
-    """Sums by split, and FLOPs."""
-    arrays = load_safetensors(folder.read_bytes(sums_name(shard)))
+def read_sums(folder: StudyFolder, shard: int, split: int) -> tuple[GradientSums, float]:
+    """Sums and FLOPs."""
+    arrays = load_safetensors(folder.read_bytes(sums_name(shard, split)))
     flops = float(arrays.pop("flops")[0])
-    splits = sorted({int(key.partition(".")[0]) for key in arrays})
-    names = GradientSums.__dataclass_fields__
-    return {split: GradientSums(**{name: arrays[f"{split}.{name}"] for name in names}) for split in splits}, flops
+    return GradientSums(**arrays), flops

@@ -24,8 +24,8 @@ PATH_GROWTH, GROWTH_WEIGHTS = 14.0, 11_661
 # Of gradients/subspace_basis.py; passes of QR and of changes of basis over its columns, measured on Yeast.
 MEANS_SHARE, OVERSAMPLING, POWER_ITERATIONS = 0.75, 20, 2
 BASIS_TURNS = 12
-# Of affinity/trained.py, engine/fits.py and affinity/build.py.
-TRAINED_SEEDS, PROBE_SEEDS = 2, 3
+# Of affinity/trained.py and engine/analysis.py.
+TRAINED_SEEDS, GROUP_SEEDS = 2, 3
 
 
 def forward_flops(work: Workload, tasks: float | None = None) -> float:
@@ -142,7 +142,7 @@ def fit_flops(config: Config, work: Workload) -> float:
     if runs_network(config, work):
         one += subsets.count * forward_flops(work, members) * work.rows_of(max(1, round(members)), VALIDATION)
     return one + config.fits.probes * (
-        PROBE_SEEDS * fine_tuning_flops(config, work, probe_tasks(config)) + one / subsets.count
+        config.fits.probe_seeds * fine_tuning_flops(config, work, probe_tasks(config)) + one / subsets.count
     )
 
 
@@ -163,7 +163,7 @@ def fine_tuning_flops(config: Config, work: Workload, tasks: float) -> float:
 
 def probed_groups(config: Config, tasks: int) -> int:
     """True fine-tunings of the groups that `direct` chose and of those that it began with."""
-    return 2 * expected_groups(config, tasks) * PROBE_SEEDS if config.groups.probe else 0
+    return 2 * expected_groups(config, tasks) * GROUP_SEEDS if config.groups.probe else 0
 
 
 def group_flops(config: Config, work: Workload) -> float:

@@ -97,9 +97,10 @@ def gradient_bytes(config: Config, work: Workload, machine: Machine, workers: in
     # Products come in single precision.
     products = work.products(config)
     shard = 3 * rows * (4 * (d + products) + STORE_COLUMNS)
-    # Sums of all tasks of a split, in double precision, in one actor; and the anchor that comes of them.
+    # Sums of all tasks of a split, in double precision, in one actor, thrice when they are written or read; and the
+    # anchor that comes of them.
     anchor = _anchor(config, work)
-    sums = 8.0 * 2 * work.parameters * min(work.tasks, 1 + settings.shard_rows * work.tasks / work.labels)
+    sums = 3 * 8.0 * 2 * work.parameters * min(work.tasks, 1 + settings.shard_rows * work.tasks / work.labels)
     if settings.reduction == "exact":
         reduction, on_gpu = 0.0, 4.0 * batch * d * 3
     elif settings.reduction == "subspace":

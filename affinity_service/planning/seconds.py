@@ -11,7 +11,6 @@ import math
 from affinity_service.config import Config
 from affinity_service.planning.flops import (
     FIT_PASSES,
-    PROBE_SEEDS,
     TRAINED_SEEDS,
     base_model_flops,
     fit_flops,
@@ -132,10 +131,11 @@ def fit_seconds(config: Config, work: Workload, machine: Machine, workers: int) 
     subsets = Subsets.of(config, work.tasks)
     every, probes = subset_seconds(config, work, machine, workers), config.fits.probes
     if probes and config.affinity.estimator != "trained":
-        # A stack of all probes per seed, side by side where there is room.
-        waves = math.ceil(PROBE_SEEDS / max(1, min(workers, PROBE_SEEDS)))
+        # A stack of all probes per seed, or each by itself, side by side where there is room.
+        seeds, together = config.fits.probe_seeds, probes if work.stackable else 1
+        waves = math.ceil(seeds * probes / together / workers)
         every += every * workers * probes / subsets.count
-        every += waves * fine_tuning_seconds(config, work, machine, probes, probe_tasks(config))
+        every += waves * fine_tuning_seconds(config, work, machine, together, probe_tasks(config))
     return FIT_START * machine.rates.overhead * machine.rates.slowdown + every
 
 

@@ -25,7 +25,8 @@ import pandas as pd
 from affinity_service import Study
 from affinity_service.config import Config
 from affinity_service.engine.session import connected
-from affinity_service.engine.validation import pieces_of, read_truth, validation_subsets
+from affinity_service.engine.true_trainings import read_pieces
+from affinity_service.engine.validation import truths_and_oracles, validation_subsets
 from affinity_service.evaluation.fidelity import centred_r
 from affinity_service.evaluation.outcomes import interval
 from affinity_service.reporter import LogReporter
@@ -60,13 +61,10 @@ def gains_of(results: pd.DataFrame) -> pd.DataFrame:
 def carries_over(study: Study) -> float:
     """Centred r of true validation losses with true test losses of other seeds, if fidelity.py trained the subsets."""
     config, folder, suite = study.config, study.folder, load_suite(study.config.data)
-    pieces = pieces_of(config, folder, suite, validation_subsets(config, len(suite.tasks)))
-    truths = []
-    for number in range(2 * config.validation.seeds):
-        own = [piece for piece in pieces if not piece.linearised and piece.number == number]
-        if not all(folder.exists(piece.name) for piece in own):
-            return float("nan")
-        truths.append(read_truth(folder, own, len(suite.tasks)))
+    pieces, _ = truths_and_oracles(config, folder, suite, validation_subsets(config, len(suite.tasks)))
+    if not all(folder.exists(piece.name) for piece in pieces):
+        return float("nan")
+    truths = read_pieces(folder, pieces, len(suite.tasks))
     half = len(truths) // 2
     validation = np.mean([truth.at("best")[0] for truth in truths[:half]], axis=0)
     test = np.mean([truth.test[np.arange(len(truth.test)), truth.at("best")[1] - 1] for truth in truths[half:]], axis=0)

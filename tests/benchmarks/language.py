@@ -56,7 +56,7 @@ def function_vectors(rows: Path, seeds: int) -> dict[str, Any]:
             "tokens": 1024,
         },
         "gradients": {"dimension": 200, "landmarks": 500, "precision": "bf16"},
-        "fits": {"subsets": 100, "sizes": [3, 5], "epochs": 2, "learning_rate": 2e-4, "probes": 4},
+        "fits": {"subsets": 100, "sizes": [3, 5], "epochs": 2, "learning_rate": 2e-4, "probes": 12, "probe_seeds": 1},
         "validation": {"subsets": 30, "sizes": [2, 5], "anchors": 3, "seeds": seeds, "recipe_seeds": 3, "tile": 2},
         "groups": {"k": 4},
     }

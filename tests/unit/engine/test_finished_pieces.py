@@ -11,27 +11,27 @@ from affinity_service.engine.fits import calibrate_by_probes, fit_tile
 from affinity_service.engine.gradients import GradientActor
 from affinity_service.engine.graph_suite import Layer, make_block
 from affinity_service.engine.group_trials import Trial, train_trial
-from affinity_service.engine.validation import Piece, train_piece
+from affinity_service.engine.true_trainings import Piece, train_piece
 from affinity_service.evaluation.run import Run
 
 CONFIG = SimpleNamespace(fits=SimpleNamespace(tile=4))
-PIECE = Piece(linearised=False, number=0, seed=1, first=0, subsets=[(0, 1)], key="abc")
+PIECE = Piece(kind="truth", number=0, seed=1, first=0, subsets=[(0, 1)], key="abc")
 TRIAL = Trial((Run((0, 1), 0),), (), ())
 
 
-def _of_actor(method):
+def _of_actor(method, *arguments):
     def call(folder):
         actor = GradientActor.__ray_metadata__.modified_class.__new__(GradientActor.__ray_metadata__.modified_class)
         actor.config, actor.folder, actor.suite = None, folder, None
-        getattr(actor, method)(None, 3)
+        getattr(actor, method)(None, *arguments)
 
     return call
 
 
 PIECES = {
-    "gradient sums": ("gradients/sums/00003.safetensors", _of_actor("sums")),
-    "anchor": ("gradients/anchor.safetensors", _of_actor("anchor")),
-    "features": ("gradients/shard-00003.arrow", _of_actor("compute")),
+    "gradient sums": ("gradients/sums/00003-1.safetensors", _of_actor("sums", 3, 1)),
+    "anchor": ("gradients/anchor.safetensors", _of_actor("anchor", [(3, 1)])),
+    "features": ("gradients/shard-00003.arrow", _of_actor("compute", 3)),
     "tile": ("fits/tile-00002.parquet", lambda folder: fit_tile._function(None, None, [(0,)], 8, CONFIG, folder)),
     "calibration": (
         "fits/calibration.json",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from affinity_service.artifacts import StudyFolder
 from affinity_service.config import Config
 from affinity_service.errors import UserError
 from affinity_service.gradients import subspace_size
@@ -16,6 +17,7 @@ from affinity_service.gradients.per_example import PerExampleGradients
 from affinity_service.gradients.reductions import Exact, Factorised, Rademacher
 from affinity_service.gradients.statistics import combine, gradient_sums, loss_slopes
 from affinity_service.gradients.subspace_basis import subspace_basis
+from affinity_service.gradients.sums_file import read_sums, write_sums
 from affinity_service.gradients.weight_space import WeightSpace, optimizer_metric
 from affinity_service.models.losses import TaskLosses
 from affinity_service.tasks.suite import TRAIN, VALIDATION
@@ -61,6 +63,21 @@ def test_sums_are_those_of_the_loss_gradients(hooks):
         expected = loss_gradients(model, index)
         torch.testing.assert_close(found.mean[index], expected.mean(0), rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(found.square[index], expected.square().mean(0), rtol=1e-4, atol=1e-7)
+
+
+def test_sums_that_were_written_are_read_again_and_squares_only_where_they_are_wanted(tmp_path):
+    model, folder = model_of(config(), SUITE), StudyFolder.at(tmp_path)
+    gradients, space = PerExampleGradients(model, SUITE.tasks), space_of(model)
+    for split, squares in ((TRAIN, True), (VALIDATION, False)):
+        sums = gradient_sums(gradients, space, SUITE, *SUITE.pairs(split), 64, squares=squares)
+        write_sums(folder, 7, split, sums, 12.5)
+        read, flops = read_sums(folder, 7, split)
+        assert flops == 12.5
+        for name, value in vars(sums).items():
+            np.testing.assert_array_equal(getattr(read, name), value)
+        assert (read.second is None) == (not squares)
+    whole = gradient_sums(gradients, space, SUITE, *SUITE.pairs(VALIDATION), 64)
+    np.testing.assert_array_equal(read.first, whole.first)
 
 
 def landmarks_of(model, scale) -> tuple[LandmarkGradients, torch.Tensor]:

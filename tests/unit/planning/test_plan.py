@@ -33,7 +33,7 @@ def test_the_rows_are_the_stages_of_the_driver(config, workload, machine):
 def test_constants_are_those_of_the_code_that_is_planned():
     """Repeated in the plan, which must not load torch and Ray to refuse what cannot fit."""
     from affinity_service.affinity import build, linearized, trained
-    from affinity_service.engine import fits
+    from affinity_service.engine import analysis
     from affinity_service.gradients import subspace_basis
     from affinity_service.grouping import direct
     from affinity_service.planning import flops, memory, seconds
@@ -42,7 +42,7 @@ def test_constants_are_those_of_the_code_that_is_planned():
         assert getattr(flops, name) == getattr(subspace_basis, name)
     assert seconds.DIRECT_MOST == direct.MOST
     assert flops.TRAINED_SEEDS == trained.SEEDS
-    assert flops.PROBE_SEEDS == fits.PROBE_SEEDS
+    assert flops.GROUP_SEEDS == analysis.GROUP_SEEDS
     assert PLANNED_STACKABLE == build.SMALL_NETWORK
     for name in ("PATH_BYTES", "PATH_COPIES"):
         assert getattr(memory, name) == getattr(linearized, name)
