@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-# Rounds of expectation maximisation at most. Variances are in units of the errors' mean square: they are found when they
-# change by so little, and none is smaller than the least.
+# Rounds of expectation maximisation at most. Variances are in units of the errors' mean square: they are found when
+# they change by so little, and none is smaller than the least.
 ROUNDS, SETTLED, LEAST = 200, 1e-4, 1e-6
 # Fewer probes tell nothing of each other.
 FEWEST = 3

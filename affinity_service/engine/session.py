@@ -24,7 +24,8 @@ from affinity_service.retrying import PATIENCE
 
 # Read by Ray processes at their start. The health poll is what each report of Ray Train waits for (2 s by default);
 # passive waiting matters where several processes share cores; a process that asked for no GPU must not see one; Serve
-# kills a proxy that takes five seconds to start, which on a busy machine it does.
+# kills a proxy that takes five seconds to start, which on a busy machine it does; a task that its node has no memory
+# for would be tried for ever.
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "OMP_WAIT_POLICY": "passive",
@@ -32,6 +33,7 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_task_oom_retries": "5",
 }
 # Of the driver's own, where it has them.
 PASSED_ON = (PATIENCE, FORMAT)

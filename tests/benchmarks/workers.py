@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--examples", type=int, default=8000)
-    parser.add_argument("--subsets", type=int, default=200)
+    parser.add_argument("--subsets", type=int, default=64)
     parser.add_argument("--stages", nargs="+", choices=list(ROUNDS_OF), default=list(ROUNDS_OF))
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
