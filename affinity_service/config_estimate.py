@@ -90,7 +90,9 @@ class FitConfig(StageConfig):
     )
     probes: int = Field(6, ge=0, description="subsets truly fine-tuned: for errors, and to choose the penalty")
     probe_seeds: int = Field(
-        3, ge=1, description="trainings of each probe, whose mean is what is predicted: their order is chance"
+        3,
+        ge=1,
+        description="trainings of each probe: they tell how much chance there is in one",
     )
     seed: int = Field(0, ge=0)
     tile: int = Field(128, ge=1, description="subsets per file, the unit of resuming")

@@ -45,7 +45,7 @@ class Calibration:
         hardly nearer to zero.
     residual : root mean square of predicted − true loss over the probes' members; None without probes. With a
         correction each probe's are by that of the others.
-    base_residual : the same had the base model's own losses been the prediction.
+    base_residual : the same had the base model's own losses been the prediction, corrected alike.
     task_errors : (T,) standard errors of predictions per task: their own residuals drawn towards the pooled ones, and
         scaled so that nominal 90% intervals hold 90% of the probes' members; empty without probes.
     """
@@ -72,9 +72,7 @@ class Calibration:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Calibration:
         rule = StopRule(content["stop"]["noise"], tuple(content["stop"]["correction"]))
-        # Studies that are older have none.
-        facts = content.get("correction")
-        correction = Correction.from_json(facts) if facts else NONE
+        correction = Correction.from_json(content["correction"])
         task_errors = tuple(content["task_errors"])
         return cls(**{**content, "stop": rule, "correction": correction, "task_errors": task_errors})
 
@@ -141,11 +139,13 @@ def calibrate(
     truth = np.concatenate(list(true))
     residuals = {factor: np.concatenate(list(losses)) - truth for factor, losses in predicted.items()}
     factor = min(residuals, key=lambda each: float(np.square(residuals[each]).mean()))
-    errors = [true - own for true, own in zip(true, predicted[factor], strict=True)]
+    errors = [own - guess for own, guess in zip(true, predicted[factor], strict=True)]
+    base_errors = [own - base[list(subset)] for own, subset in zip(true, subsets, strict=True)]
     remaining, correction = left_out(errors, subsets, len(base)), NONE
     if np.square(np.concatenate(remaining)).sum() < WORTH * np.square(residuals[factor]).sum():
         correction = fit_correction(errors, subsets, len(base))
         residuals[factor] = np.concatenate(remaining)
+        base_errors = left_out(base_errors, subsets, len(base))
     square = residuals[factor] ** 2
     member = np.concatenate([np.asarray(subset) for subset in subsets])
     pooled = float(square.mean())
@@ -167,7 +167,7 @@ def calibrate(
         stop=stop,
         correction=correction,
         residual=pooled**0.5,
-        base_residual=float(np.square(base[member] - truth).mean()) ** 0.5,
+        base_residual=float(np.square(np.concatenate(base_errors)).mean()) ** 0.5,
         task_errors=tuple(spread.tolist()),
     )
 

@@ -48,15 +48,20 @@ class Correction:
     def __bool__(self) -> bool:
         return bool(self.offsets)
 
-    def applied(self, losses: Array, subsets: Sequence[Sequence[int]]) -> Array:
-        """(M, T) predicted losses of M subsets, corrected. Tasks beyond those of the probes get the mean offset."""
+    def of(self, subset: Sequence[int], tasks: int) -> Array:
+        """(T,) what is added to the subset's losses. Tasks beyond those of the probes get the mean offset."""
         if not self.offsets:
-            return losses
-        offsets = np.full(losses.shape[1], np.mean(self.offsets))
+            return np.zeros(tasks)
+        offsets = np.full(tasks, np.mean(self.offsets))
         offsets[: len(self.offsets)] = self.offsets
         least, mean, largest = self.shares
-        share = np.clip([1 / len(subset) for subset in subsets], least, largest) - mean
-        return losses + offsets + self.of_share * share[:, None]
+        return offsets + self.of_share * (min(max(1 / len(subset), least), largest) - mean)
+
+    def applied(self, losses: Array, subsets: Sequence[Sequence[int]]) -> Array:
+        """(M, T) predicted losses of M subsets, corrected; none below 0."""
+        if not self.offsets:
+            return losses
+        return np.maximum(losses + [self.of(subset, losses.shape[1]) for subset in subsets], 0)
 
 
 NONE = Correction()
@@ -90,8 +95,7 @@ def left_out(errors: Sequence[Array], subsets: Sequence[Sequence[int]], tasks: i
     for number, (error, subset) in enumerate(zip(errors, subsets, strict=True)):
         others = [i for i in range(len(subsets)) if i != number]
         correction = fit_correction([errors[i] for i in others], [subsets[i] for i in others], tasks)
-        added = correction.applied(np.zeros((1, tasks)), [subset])[0, list(subset)]
-        remaining.append(error - added)
+        remaining.append(error - correction.of(subset, tasks)[list(subset)])
     return remaining
 
 

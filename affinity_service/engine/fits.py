@@ -157,25 +157,25 @@ def fit_subsets_stage(context: StageContext) -> StageOutcome:
     tile = config.fits.tile
     starts = range(0, len(subsets), tile)
     missing = [starts[index] for index in context.unfinished([tile_name(s // tile) for s in starts], "fit tiles")]
-    wanted = max(1, min(config.fits.workers, len(missing)))
+    linearized = config.affinity.estimator == "linearized"
+    probes = probe_pieces(config, folder, suite) if linearized and not folder.exists(CALIBRATION) else []
+    wanted = max(1, min(config.fits.workers, max(len(missing), len(probes))))
     workers = workers_with_room("fits", wanted, config.resources, context.warn)
     options = {**actor_options(config.resources), **TASK_RETRIES}
     inputs = load_inputs.options(**TASK_RETRIES).remote(folder)
     reference = ray.put(suite)
-    linearized = config.affinity.estimator == "linearized"
     if linearized and runs_network(config, base_weights(folder), len(suite.tasks)) and not folder.exists(EXAMPLES):
         keep_examples(folder, suite)
-    if config.fits.probes and linearized and not folder.exists(CALIBRATION):
-        pieces = probe_pieces(config, folder, suite)
-        unfinished = [pieces[index] for index in context.unfinished([piece.name for piece in pieces], "probes")]
+    if probes:
+        unfinished = [probes[index] for index in context.unfinished([piece.name for piece in probes], "probes")]
         training = task(train_piece, options)
 
         def probe(_: int, piece: Piece) -> ray.ObjectRef:
             return training.remote(reference, piece, config, folder)
 
-        places = range(max(1, min(config.fits.workers, len(unfinished))))
-        for done, _ in enumerate(map_unordered(probe, places, unfinished), len(pieces) - len(unfinished) + 1):
-            context.progress(done, len(pieces), "probes")
+        trained = map_unordered(probe, range(workers), unfinished)
+        for done, _ in enumerate(trained, len(probes) - len(unfinished) + 1):
+            context.progress(done, len(probes), "probes")
         result(task(calibrate_by_probes, options).remote(inputs, reference, config, folder))
     calibration = read_calibration(folder)
 

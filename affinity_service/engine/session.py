@@ -22,6 +22,7 @@ from affinity_service.errors import UserError
 from affinity_service.logs import FORMAT, stamp, wants_json
 from affinity_service.retrying import PATIENCE
 
+OOM_RETRIES = "RAY_task_oom_retries"
 # Read by Ray processes at their start. The health poll is what each report of Ray Train waits for (2 s by default);
 # passive waiting matters where several processes share cores; a process that asked for no GPU must not see one; Serve
 # kills a proxy that takes five seconds to start, which on a busy machine it does; a task that its node has no memory
@@ -33,7 +34,7 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-    "RAY_task_oom_retries": "5",
+    OOM_RETRIES: "5",
 }
 # Of the driver's own, where it has them.
 PASSED_ON = (PATIENCE, FORMAT)
@@ -94,7 +95,9 @@ def _options(environment: dict[str, Any]) -> dict[str, Any]:
 def _start() -> None:
     environment = runtime_environment(os.environ, carry_package=False)
     for cpus in (None, LOCAL_CPUS):
-        ray.init("local", num_cpus=cpus, **_options(environment))
+        # Of its own process Ray has read the environment when it was imported.
+        own = {"task_oom_retries": int(os.environ.get(OOM_RETRIES, ENVIRONMENT[OOM_RETRIES]))}
+        ray.init("local", num_cpus=cpus, _system_config=own, **_options(environment))
         if ray.cluster_resources().get("CPU", 0) >= LOCAL_CPUS:
             return
         ray.shutdown()

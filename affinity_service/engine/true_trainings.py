@@ -28,8 +28,8 @@ TRAINING_VERSION = 2
 @dataclass(frozen=True)
 class Piece:
     """One seed of some subsets, from number `first` on; an oracle trains the linearised network. `key` fingerprints all
-    that decides its losses, so that a piece outlives changes that do not: of the estimates, of how many subsets and
-    seeds are asked for."""
+    that decides its losses, so that a truth outlives changes that do not: of the estimates, of how many subsets and
+    seeds are asked for. Probes belong to the fits and go with them."""
 
     kind: Kind
     number: int

@@ -1,9 +1,9 @@
 """Many steps of AdamW (Loshchilov and Hutter 2019) at once, between two looks at the examples.
 
 Until the next look the gradient is g + jδ before step j + 1 and its expected square s. Moments are known in advance:
-the first is a sum of m, g and δ, the bias-corrected second lies between what it was and s, so much of the way ω. Few
-steps are taken one by one. Of many the length is a function of ω as smooth as ω is short, so it is taken at some of
-them (`NODES`) and by the polynomial through these (Lagrange's) at the others: passes over the weights are then as few.
+the first is a sum of m, g and δ, the bias-corrected second lies between what it was and s, so much of the way ω. The
+length of a step is a smooth function of ω, so it is taken at some of the steps (`NODES`) and by the polynomial through
+these (Lagrange's) at the others: passes over the weights are then as few.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ FEW_STEPS = 6
 
 @dataclass(frozen=True)
 class Move:
-    """w −= (first·m + gradient·g + drift·δ) / (√(v + grown·s) + shift), numbers per subset (M,) in float64."""
+    """w −= (first·m + gradient·g + drift·δ) / (√(v + grown·s) + shift), numbers per subset (M,) in float64.
+
+    The second moment after j steps, βʲv + (1 − βʲ)s, is βʲ(v + (β⁻ʲ − 1)s): the factor is in the other numbers.
+    """
 
     first: Tensor
     gradient: Tensor
@@ -46,26 +49,18 @@ class Rates(Protocol):
     def epsilon(self) -> float: ...
 
 
-def moves(rates: Rates, taken: Tensor, count: int) -> list[Move]:
-    """What adds up to `count` steps of subsets that have taken so many (M,) before; the decay of w itself comes first.
-
-    The second moment after j steps, βʲv + (1 − βʲ)s, is βʲ(v + (β⁻ʲ − 1)s): numbers per subset go into what is added
-    to its root and into the length of the step, so that a step is few passes over the weights.
-    """
+def stride_moves(rates: Rates, taken: Tensor, count: int) -> list[Move]:
+    """What adds up to `count` steps of subsets that have taken so many (M,) before, on the CPU and none of them 0; the
+    decay of w itself comes first."""
     one, two = rates.betas
-    number = torch.arange(1, count + 1, dtype=torch.float64, device=taken.device)[:, None]
+    number = torch.arange(1, count + 1, dtype=torch.float64)[:, None]
     at = taken.double() + number
     root = (two**number / (1 - two**at)).sqrt()
     # The decay of later steps shortens what was moved before.
     length = rates.learning_rate * (1 - rates.learning_rate * rates.weight_decay) ** (count - number) / (1 - one**at)
-    # (j, M) of m, of g and of δ in the first moment after j steps.
-    of_first, of_gradient, of_drift = (each.expand_as(at) for each in first_moment(one, number))
-    if count <= FEW_STEPS or not bool((taken > 0).all()):
-        chosen, part = list(range(count)), torch.eye(count, dtype=torch.float64, device=taken.device)[:, :, None]
-    else:
-        chosen = [round(node * (count - 1)) for node in NODES]
-        part = _lagrange((1 - two**number) / (1 - two**at), chosen)
-    parts = [(part * length * each).sum(dim=1) / root[chosen] for each in (of_first, of_gradient, of_drift)]
+    chosen = [round(node * (count - 1)) for node in NODES]
+    part = _lagrange((1 - two**number) / (1 - two**at), chosen) * length
+    parts = [(part * each).sum(dim=1) / root[chosen] for each in first_moment(one, number)]
     return [
         Move(parts[0][k], parts[1][k], parts[2][k], grown=two ** -(j + 1) - 1, shift=rates.epsilon / root[j])
         for k, j in enumerate(chosen)
@@ -105,4 +100,4 @@ def take(all_moves: Sequence[Move], moved: Tensor, moments: tuple[Tensor, Tensor
 
 def _numbers(move: Move, like: Tensor, alone: bool) -> Iterator:
     each = (move.first, move.gradient, move.drift, move.shift)
-    return (float(x[0]) if alone else x[:, None].to(like.dtype) for x in each)
+    return (float(x[0]) if alone else x[:, None].to(like) for x in each)

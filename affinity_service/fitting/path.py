@@ -185,6 +185,7 @@ class _State:
         part = slice(None) if everyone else index
         gradient = (self.mean[part] + found).mul_(self.reached[part])
         fed, square = self.paths.optimizer.feed(gradient, self.noise[part])
+        del found, gradient
         stride = torch.tensor([self.stride[i] for i in due], device=fed.device)[:, None]
         # The gradient has drifted since the last look: what was missed comes on top.
         missed = fed - self.gradient[part]

@@ -20,7 +20,7 @@ REFERENCE_ROWS = 20
 # Of the path, as fitting/path.py: strides between two looks at the examples grow by one with so many optimizer steps. A
 # step changes a margin the more, the more weights it moves: with 11,661 weights 38 looks were measured in 210 steps,
 # with 28,798 22 in 45, with 35,396 all of 15 and with 921,600 all of 24.
-PATH_GROWTH, GROWTH_WEIGHTS = 14.0, 11_661
+PATH_GROWTH, GROWTH_WEIGHTS, LONGEST_STRIDE = 14.0, 11_661, 50
 # Of gradients/subspace_basis.py; passes of QR and of changes of basis over its columns, measured on Yeast.
 MEANS_SHARE, OVERSAMPLING, POWER_ITERATIONS = 0.75, 20, 2
 BASIS_TURNS = 12
@@ -181,7 +181,8 @@ def path_steps(config: Config, work: Workload) -> float:
 def path_looks(config: Config, work: Workload) -> float:
     """Looks of one subset at the examples."""
     growth = PATH_GROWTH * math.sqrt(work.parameters / GROWTH_WEIGHTS)
-    return growth * math.log1p(path_steps(config, work) / growth)
+    steps, longest = path_steps(config, work), growth * (LONGEST_STRIDE - 1)
+    return growth * math.log1p(min(steps, longest) / growth) + max(0.0, steps - longest) / LONGEST_STRIDE
 
 
 def path_flops(config: Config, work: Workload) -> float:

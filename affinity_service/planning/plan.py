@@ -87,7 +87,8 @@ def plan_study(config: Config, work: Workload, machine: Machine) -> Plan:
     gradient_workers = min(config.gradients.workers, places, math.ceil(work.labels / config.gradients.shard_rows))
     tiles = math.ceil(memory.Subsets.of(config, tasks).count / config.fits.tile)
     # Without fits nobody waits beside the driver afterwards.
-    fit_workers = 0 if config.measured else min(config.fits.workers, places, tiles)
+    probes = config.fits.probe_seeds * (min(1, config.fits.probes) if work.stackable else config.fits.probes)
+    fit_workers = 0 if config.measured else min(config.fits.workers, places, max(tiles, probes))
     groups, stacked = expected_groups(config, tasks), trains_stacked(config, work)
     runs = sum(n for _, n in flops.group_trainings(config.group_models, tasks, groups))
     trials = math.ceil(runs / config.group_models.models_per_trial) if stacked else runs

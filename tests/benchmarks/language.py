@@ -78,7 +78,7 @@ def fidelity(folder: Path, seeds: int) -> None:
             continue
         for name, found in estimators.items():
             shown = " | ".join(
-                number(found.get(key)) for key in ("centred_r", "relative_distance", "regret", "coverage")
+                number(found.get(key)) for key in ("centred_r", "relative_distance", "regret", "coverage_90")
             )
             print(f"| {truth} | {name} | {shown} |")
     best = content["best_validation"]

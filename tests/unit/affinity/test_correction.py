@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -81,9 +80,10 @@ def test_probes_of_one_size_tell_nothing_of_the_share():
 
 def test_sizes_beyond_the_probes_count_as_the_nearest_and_new_tasks_get_the_mean():
     correction = Correction((0.1, 0.3), of_share=2.0, shares=(0.25, 0.4, 0.5))
-    found = correction.applied(np.zeros((3, 3)), [(0,), (0, 1), tuple(range(8))])
-    np.testing.assert_allclose(found[:, 2], 0.2 + 2 * np.array([0.1, 0.1, -0.15]))
+    found = correction.applied(np.ones((3, 3)), [(0,), (0, 1), tuple(range(8))])
+    np.testing.assert_allclose(found[:, 2], 1.2 + 2 * np.array([0.1, 0.1, -0.15]))
     np.testing.assert_allclose(found[0], found[1])
+    assert correction.applied(np.zeros((1, 2)), [tuple(range(8))])[0, 0] == 0, "no loss is negative"
     assert np.isnan(correction.applied(np.full((1, 2), np.nan), [(0, 1)])).all()
 
 
@@ -99,7 +99,20 @@ def test_a_calibration_corrects_where_that_helps_and_is_read_as_it_was_written()
         plain = rms(errors)
         assert (found.residual < 0.5 * plain) if corrected else found.residual == pytest.approx(plain)
         assert Calibration.from_json(json.loads(json.dumps(found.to_json()))) == found
-    # As studies have it that were made before there were corrections.
-    older = asdict(found)
-    older.pop("correction")
-    assert Calibration.from_json(older).correction is NONE
+
+
+def test_a_correction_does_not_hide_that_predictions_tell_nothing():
+    """The base model's losses are corrected alike before they are compared."""
+    rng = np.random.default_rng(0)
+    subsets, base = probe_subsets(TASKS, 12, 0), np.ones(TASKS)
+    offsets = 0.3 * rng.normal(size=TASKS)
+    true = [1 + offsets[list(s)] + 0.01 * rng.normal(size=len(s)) for s in subsets]
+    for noise, misleads in ((0.05, True), (0.0, False)):
+        # Either noise around the base model's losses, or what is true up to the offsets.
+        predicted = [
+            1 + noise * rng.normal(size=len(s)) if noise else own - offsets[list(s)]
+            for own, s in zip(true, subsets, strict=True)
+        ]
+        found = calibrate({1.0: predicted}, true, base, subsets, 0.0, 0.0)
+        assert found.correction
+        assert found.misleads == misleads

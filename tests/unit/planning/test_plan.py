@@ -34,6 +34,7 @@ def test_constants_are_those_of_the_code_that_is_planned():
     """Repeated in the plan, which must not load torch and Ray to refuse what cannot fit."""
     from affinity_service.affinity import build, linearized, trained
     from affinity_service.engine import analysis
+    from affinity_service.fitting import path
     from affinity_service.gradients import subspace_basis
     from affinity_service.grouping import direct
     from affinity_service.planning import flops, memory, seconds
@@ -43,6 +44,7 @@ def test_constants_are_those_of_the_code_that_is_planned():
     assert seconds.DIRECT_MOST == direct.MOST
     assert flops.TRAINED_SEEDS == trained.SEEDS
     assert flops.GROUP_SEEDS == analysis.GROUP_SEEDS
+    assert flops.LONGEST_STRIDE == path.LONGEST_STRIDE
     assert PLANNED_STACKABLE == build.SMALL_NETWORK
     for name in ("PATH_BYTES", "PATH_COPIES"):
         assert getattr(memory, name) == getattr(linearized, name)
