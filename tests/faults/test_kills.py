@@ -42,14 +42,19 @@ def test_a_killed_driver_continues_every_stage_and_reuses_what_was_finished(work
         driver.wait_until(lambda: len(driver.pieces("gradients/shard-*.arrow")) >= 2)
         driver.kill()
         shards = driver.pieces("gradients/shard-*.arrow")
-    with driving(workspace, study, "3") as driver:
-        driver.wait_until(lambda: len(driver.pieces("fits/tile-*.parquet")) >= 3)
+    with driving(workspace, study, "probes") as driver:
+        driver.wait_until(lambda: driver.pieces("fits/probe-*.parquet"))
         driver.kill()
-        tiles = driver.pieces("fits/tile-*.parquet")
+        probes = driver.pieces("fits/probe-*.parquet")
     assert "base_model: found done" in driver.log
     assert f"gradients: {len(shards)} of " in driver.log
     for name in shards:
         assert name in driver.log
+    with driving(workspace, study, "3") as driver:
+        driver.wait_until(lambda: len(driver.pieces("fits/tile-*.parquet")) >= 3)
+        driver.kill()
+        none_again(study, probes)
+        tiles = driver.pieces("fits/tile-*.parquet")
     with driving(workspace, study, "4") as driver:
         driver.finish()
         assert "gradients: found done" in driver.log
