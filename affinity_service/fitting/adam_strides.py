@@ -8,8 +8,9 @@ these (Lagrange's) at the others: passes over the weights are then as few.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -23,16 +24,17 @@ FEW_STEPS = 6
 
 @dataclass(frozen=True)
 class Move:
-    """w −= (first·m + gradient·g + drift·δ) / (√(v + grown·s) + shift), numbers per subset (M,) in float64.
+    """w −= (first·m + gradient·g + drift·δ) / (√(v + grown·s) + shift), numbers per subset, (M, 1) in float64; of one
+    subset alone plain ones, which travel with the operation.
 
     The second moment after j steps, βʲv + (1 − βʲ)s, is βʲ(v + (β⁻ʲ − 1)s): the factor is in the other numbers.
     """
 
-    first: Tensor
-    gradient: Tensor
-    drift: Tensor
+    first: Any
+    gradient: Any
+    drift: Any
+    shift: Any
     grown: float
-    shift: Tensor
 
 
 class Rates(Protocol):
@@ -49,20 +51,31 @@ class Rates(Protocol):
     def epsilon(self) -> float: ...
 
 
-def stride_moves(rates: Rates, taken: Tensor, count: int) -> list[Move]:
-    """What adds up to `count` steps of subsets that have taken so many (M,) before, on the CPU and none of them 0; the
-    decay of w itself comes first."""
+@lru_cache(maxsize=512)
+def stride_moves(rates: Rates, taken: tuple[float, ...], count: int) -> list[Move]:
+    """What adds up to `count` steps of M subsets that have taken so many before, none of them 0; the decay of w itself
+    comes first. Questions one after the other ask for the same again."""
     one, two = rates.betas
     number = torch.arange(1, count + 1, dtype=torch.float64)[:, None]
-    at = taken.double() + number
+    at = torch.tensor(taken, dtype=torch.float64) + number
     root = (two**number / (1 - two**at)).sqrt()
     # The decay of later steps shortens what was moved before.
     length = rates.learning_rate * (1 - rates.learning_rate * rates.weight_decay) ** (count - number) / (1 - one**at)
     chosen = [round(node * (count - 1)) for node in NODES]
     part = _lagrange((1 - two**number) / (1 - two**at), chosen) * length
     parts = [(part * each).sum(dim=1) / root[chosen] for each in first_moment(one, number)]
+
+    def numbers(x: Tensor) -> Tensor | float:
+        return float(x) if len(taken) == 1 else x[:, None]
+
     return [
-        Move(parts[0][k], parts[1][k], parts[2][k], grown=two ** -(j + 1) - 1, shift=rates.epsilon / root[j])
+        Move(
+            numbers(parts[0][k]),
+            numbers(parts[1][k]),
+            numbers(parts[2][k]),
+            shift=numbers(rates.epsilon / root[j]),
+            grown=two ** -(j + 1) - 1,
+        )
         for k, j in enumerate(chosen)
     ]
 
@@ -83,21 +96,17 @@ def _lagrange(omega: Tensor, chosen: Sequence[int]) -> Tensor:
     return away / among[:, None]
 
 
-def take(all_moves: Sequence[Move], moved: Tensor, moments: tuple[Tensor, Tensor], fed: Sequence[Tensor]) -> None:
+def take(moves: Sequence[Move], moved: Tensor, moments: tuple[Tensor, Tensor], fed: Sequence[Tensor]) -> None:
     """Move w (M, p) in place. moments : m, v as they are before the steps. fed : g, s and δ, all (M, p)."""
     (first, second), (gradient, square, drift) = moments, fed
-    alone = len(moved) == 1
-    for move in all_moves:
-        of_first, of_gradient, of_drift, shift = _numbers(move, moved, alone)
-        denominator = torch.add(second, square, alpha=move.grown).sqrt_().add_(shift)
-        if alone:
-            # Numbers of one subset travel with the operation, those of many are columns.
-            length = torch.mul(first, of_first).add_(gradient, alpha=of_gradient).add_(drift, alpha=of_drift)
+    for move in moves:
+        denominator = torch.add(second, square, alpha=move.grown).sqrt_()
+        if isinstance(move.first, float):
+            length = torch.mul(first, move.first).add_(gradient, alpha=move.gradient).add_(drift, alpha=move.drift)
+            denominator.add_(move.shift)
         else:
+            own = (x.to(moved) for x in (move.first, move.gradient, move.drift, move.shift))
+            of_first, of_gradient, of_drift, shift = own
             length = torch.mul(first, of_first).addcmul_(gradient, of_gradient).addcmul_(drift, of_drift)
+            denominator.add_(shift)
         moved.addcdiv_(length, denominator, value=-1)
-
-
-def _numbers(move: Move, like: Tensor, alone: bool) -> Iterator:
-    each = (move.first, move.gradient, move.drift, move.shift)
-    return (float(x[0]) if alone else x[:, None].to(like) for x in each)

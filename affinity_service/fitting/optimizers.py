@@ -129,7 +129,7 @@ class AdamW:
         drift: Tensor,
     ) -> None:
         """All steps in a few passes over the weights, see ``fitting/adam_strides.py``."""
-        moves = stride_moves(self, moments.steps[part], count)
+        moves = stride_moves(self, tuple(moments.steps[part].tolist()), count)
         kept, held = (1 - self.learning_rate * self.weight_decay) ** count, self.betas[1] ** count
         of_first, of_gradient, of_drift = first_moment(self.betas[0], count)
         for columns in _blocks(w):

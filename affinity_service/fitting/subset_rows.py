@@ -40,6 +40,7 @@ class SubsetRows:
         ).to(self.margins.device)
         sizes = torch.tensor([len(own) for own in self.rows], device=self.margins.device)
         # What a row counts in the mean over the subset's tasks of their means.
+        self._counts = sizes.to(self.margins.dtype)
         self.weight = (1 / (len(subset) * sizes.to(self.margins.dtype)))[self._number]
         squared = torch.tensor([own.squared for own in self.rows], device=self.margins.device)
         self._squared = squared[self._number] if any(own.squared for own in self.rows) else None
@@ -86,12 +87,16 @@ class SubsetRows:
             losses = torch.where(self._squared, 0.5 * (z - self.targets).square(), losses)
         mean = z.new_full((1, self.tasks), torch.nan)
         error = mean.clone()
-        parts = [losses[part] for part in self._parts]
-        mean[0, self.members] = torch.stack([own.mean() for own in parts])
-        error[0, self.members] = torch.stack(
-            [own.std() / len(own) ** 0.5 if len(own) > 1 else own.new_tensor(torch.nan) for own in parts]
-        )
+        means = self._sums(losses) / self._counts
+        squares = self._sums((losses - means[self._number]).square())
+        mean[0, self.members] = means
+        # Of a single example nothing is known: 0 / 0.
+        error[0, self.members] = (squares / (self._counts - 1) / self._counts).sqrt()
         return mean, error
+
+    def _sums(self, values: Tensor) -> Tensor:
+        """Of rows (n,), by task."""
+        return values.new_zeros(len(self.rows)).index_add_(0, self._number, values)
 
     def _response(self, z: Tensor) -> Tensor:
         """The slope of the loss up to the target."""

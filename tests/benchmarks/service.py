@@ -32,10 +32,16 @@ STUDIES = {
 
 def start(root: Path, replicas: int) -> tuple[subprocess.Popen[str], str]:
     command = [sys.executable, "-m", "affinity_service", "serve", str(root), "--port", "0", "--json"]
-    process = subprocess.Popen(
-        [*command, "--replicas", str(replicas)], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    return process, told(process)["url"]
+    log = root / "service.log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [*command, "--replicas", str(replicas)],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        )
+    return process, told(process, log)["url"]
 
 
 def subsets(count: int, tasks: int, seed: int) -> list[list[str]]:

@@ -75,7 +75,7 @@ def test_few_steps_are_taken_one_by_one(subsets, taken, count):
 @pytest.mark.parametrize(("taken", "count"), [(10, 10), (50, 50), (20, 50), (400, 50)])
 def test_many_steps_are_passes_as_few_as_nodes(subsets, ratio, most, taken, count):
     """Gradients whose squares are suddenly so many times larger or smaller."""
-    assert len(stride_moves(RULE, torch.full((subsets,), float(taken)), count)) == len(NODES)
+    assert len(stride_moves(RULE, (float(taken),) * subsets, count)) == len(NODES)
     assert Case([taken] * subsets, ratio, count, subsets).apart() < most
 
 
