@@ -24,7 +24,7 @@ from affinity_service.fitting.member_rows import MemberRows
 from affinity_service.fitting.optimizers import training_optimizer
 from affinity_service.fitting.path import Paths, Training
 from affinity_service.fitting.problem import check_subsets
-from affinity_service.fitting.products import one_thread
+from affinity_service.fitting.products import little_work
 from affinity_service.fitting.query import QueryFits
 from affinity_service.fitting.subset_rows import SubsetRows
 from affinity_service.fitting.subset_weights import Anchor, SubsetWeights
@@ -163,8 +163,8 @@ class LinearizedEstimator:
         return [chosen[start : start + size] for start in range(0, len(chosen), size)]
 
     def _suited(self, chosen: Sequence[tuple[int, ...]]) -> AbstractContextManager[None]:
-        """One thread for little work; for much of it memory that stays."""
-        return one_thread() if self._is_small(chosen) else kept_memory()
+        """Little work in its turn; for much of it memory that stays."""
+        return little_work() if self._is_small(chosen) else kept_memory()
 
     def _held_out(self, layout: SubsetWeights) -> HeldOut:
         """Validation rows; of one subset, asked for alone, all of them together."""

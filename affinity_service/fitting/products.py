@@ -85,6 +85,15 @@ def full_precision() -> Iterator[None]:
 
 
 _THREADS = threading.Lock()
+_TURN = threading.Lock()
+
+
+@contextmanager
+def little_work() -> Iterator[None]:
+    """On one thread, and of several Python threads one after the other: between operations of a few microseconds they
+    would only take the interpreter from each other, and all be done later. Blocks must not stand in each other."""
+    with _TURN, one_thread():
+        yield
 
 
 @contextmanager

@@ -172,7 +172,7 @@ def test_few_small_subsets_run_on_one_thread(monkeypatch):
         used.append(True)
         yield
 
-    monkeypatch.setattr(linearized, "one_thread", recorded)
+    monkeypatch.setattr(linearized, "little_work", recorded)
     estimator.estimate(SUBSETS)
     assert used.pop()
     # Numbers of the rows that a single task has.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 
 import pytest
 import torch
 
-from affinity_service.fitting.products import full_precision, one_thread
+from affinity_service.fitting.products import full_precision, little_work, one_thread
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +68,30 @@ def test_one_thread_may_stand_in_another():
             pass
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
+
+
+def test_little_work_of_several_threads_is_done_one_after_the_other():
+    at_work, most, done = 0, 0, []
+
+    def work(number: int) -> None:
+        nonlocal at_work, most
+        with little_work():
+            at_work += 1
+            most = max(most, at_work)
+            time.sleep(0.01)
+            done.append((number, torch.get_num_threads()))
+            at_work -= 1
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+    assert sorted(done) == [(number, 1) for number in range(5)]
+    with contextlib.suppress(ValueError), little_work():
+        raise ValueError("whoever fails gives way to others")
+    work(5)
 
 
 def test_overlapping_blocks_of_full_precision_end_with_the_last():
