@@ -207,6 +207,15 @@ def test_probes_that_mislead_are_said_in_bold(study: WriteStudy) -> None:
     assert "do not act on these affinities" in section(page_of(folder), "fidelity")
 
 
+def test_a_correction_of_predictions_is_said(study: WriteStudy) -> None:
+    folder = study()
+    assert "is taken off all predictions" not in section(page_of(folder), "fidelity")
+    content = folder.read_json("fits/calibration.json")
+    correction = {"offsets": [0.1] * 5, "of_share": 0.0, "shares": [0.2, 0.3, 0.5]}
+    folder.write_json("fits/calibration.json", {**content, "correction": correction})
+    assert "is taken off all predictions" in section(page_of(folder), "fidelity")
+
+
 def test_the_answer_says_whether_subsets_were_estimated_or_trained(study: WriteStudy) -> None:
     folder = study()
     assert "6 more were truly fine-tuned to check" in text_of(page_of(folder))
