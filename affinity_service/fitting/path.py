@@ -150,9 +150,7 @@ class _State:
             active = sum(1 for own in self.steps if own > step)
             due = [i for i in range(active) if self.left[i] == 0]
             if due:
-                # Many look sooner together than one after the other: those that have half of their stride behind them
-                # join in, and need no more looks for it.
-                self._look([i for i in range(active) if self.left[i] <= self.stride[i] // 2])
+                self._look(due)
             part = slice(0, active)
             # Until one of them looks again or has come to the end of its epoch.
             count = min(*self.left[part], self.steps[active - 1] - step)
@@ -188,8 +186,7 @@ class _State:
         gradient = (self.mean[part] + found).mul_(self.reached[part])
         fed, square = self.paths.optimizer.feed(gradient, self.noise[part])
         del found, gradient
-        passed = [self.stride[i] - self.left[i] for i in due]
-        stride = torch.tensor(passed, device=fed.device)[:, None]
+        stride = torch.tensor([self.stride[i] for i in due], device=fed.device)[:, None]
         # The gradient has drifted since the last look: what was missed comes on top.
         missed = fed - self.gradient[part]
         length = self.paths.optimizer.length
@@ -201,8 +198,9 @@ class _State:
             self.gradient, self.square, self.drift = fed, square, drift
         else:
             self.gradient[index], self.square[index], self.drift[index] = fed, square, drift
-        for i, last, (change, error) in zip(due, passed, torch.stack([changes, errors], dim=1).tolist(), strict=True):
-            self.stride[i] = self.left[i] = _next_stride(last, change, error)
+        # Of its own alone: what a subset looks at depends on no other.
+        for i, (change, error) in zip(due, torch.stack([changes, errors], dim=1).tolist(), strict=True):
+            self.stride[i] = self.left[i] = _next_stride(self.stride[i], change, error)
 
     def _set_out(self) -> None:
         """The first look, of all subsets at the base model, where no residual has changed yet and which has nothing to

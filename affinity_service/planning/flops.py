@@ -180,7 +180,7 @@ def path_steps(config: Config, work: Workload) -> float:
 
 def path_looks(config: Config, work: Workload) -> float:
     """Looks of one subset at the examples."""
-    growth = PATH_GROWTH * math.sqrt(work.parameters / GROWTH_WEIGHTS)
+    growth = PATH_GROWTH * math.sqrt(max(1.0, work.parameters / GROWTH_WEIGHTS))
     steps, longest = path_steps(config, work), growth * (LONGEST_STRIDE - 1)
     return growth * math.log1p(min(steps, longest) / growth) + max(0.0, steps - longest) / LONGEST_STRIDE
 
