@@ -74,6 +74,15 @@ def validation_subsets(config: Config, tasks: int) -> list[tuple[int, ...]]:
     return list(chosen)
 
 
+def moments_of(config: Config, epochs: int) -> list[Moment]:
+    """When trainings of so many epochs are looked at, what the fits' config states among them."""
+    if config.validation.start != "base":
+        return ["best"]
+    stated = stated_moment(config)
+    counts = {*EPOCHS, *(() if stated == "best" else (stated,))}
+    return ["best", *sorted(count for count in counts if count <= epochs)]
+
+
 def truths_and_oracles(
     config: Config, folder: StudyFolder, suite: Suite, subsets: Sequence[tuple[int, ...]]
 ) -> tuple[list[Piece], list[Piece]]:
@@ -185,7 +194,7 @@ def validate(context: StageContext) -> StageOutcome:
 
     per_seed, oracle = (read_pieces(folder, own, tasks) for own in (truths, oracles))
     epochs = per_seed[0].validation.shape[1]
-    moments: list[Moment] = ["best", *(e for e in EPOCHS if e <= epochs and settings.start == "base")]
+    moments = moments_of(config, epochs)
     inputs: Any = None if config.measured else load_inputs.options(**TASK_RETRIES).remote(folder)
     context.progress(len(pieces), len(pieces), "estimates")
     predicted = result(task(predict_subsets, options).remote(inputs, reference, subsets, config, folder, moments))

@@ -52,32 +52,51 @@ class Rates(Protocol):
 
 
 @lru_cache(maxsize=512)
+def each_step(rates: Rates, taken: tuple[float, ...], count: int) -> list[tuple[float, Any, Any]]:
+    """Of every step what the square counts in the second moment, what is added to its root, and how long it is; numbers
+    per subset as in ``Move``."""
+    root, length = _roots_and_lengths(rates, taken, count)
+    found = zip(rates.epsilon / root, length / root, strict=True)
+    return [(rates.betas[1] ** -j - 1, _numbers(shift), _numbers(own)) for j, (shift, own) in enumerate(found, start=1)]
+
+
+@lru_cache(maxsize=512)
 def stride_moves(rates: Rates, taken: tuple[float, ...], count: int) -> list[Move]:
     """What adds up to `count` steps of M subsets that have taken so many before, none of them 0; the decay of w itself
     comes first. Questions one after the other ask for the same again."""
     one, two = rates.betas
+    root, length = _roots_and_lengths(rates, taken, count)
     number = torch.arange(1, count + 1, dtype=torch.float64)[:, None]
-    at = torch.tensor(taken, dtype=torch.float64) + number
-    root = (two**number / (1 - two**at)).sqrt()
-    # The decay of later steps shortens what was moved before.
-    length = rates.learning_rate * (1 - rates.learning_rate * rates.weight_decay) ** (count - number) / (1 - one**at)
     chosen = [round(node * (count - 1)) for node in NODES]
-    part = _lagrange((1 - two**number) / (1 - two**at), chosen) * length
-    parts = [(part * each).sum(dim=1) / root[chosen] for each in first_moment(one, number)]
-
-    def numbers(x: Tensor) -> Tensor | float:
-        return float(x) if len(taken) == 1 else x[:, None]
-
+    omega = (1 - two**number) / (1 - two ** (torch.tensor(taken, dtype=torch.float64) + number))
+    part = _lagrange(omega, chosen) * length
+    m, g, drift = ((part * each).sum(dim=1) / root[chosen] for each in first_moment(one, number))
     return [
         Move(
-            numbers(parts[0][k]),
-            numbers(parts[1][k]),
-            numbers(parts[2][k]),
-            shift=numbers(rates.epsilon / root[j]),
+            _numbers(m[k]),
+            _numbers(g[k]),
+            _numbers(drift[k]),
+            shift=_numbers(rates.epsilon / root[j]),
             grown=two ** -(j + 1) - 1,
         )
         for k, j in enumerate(chosen)
     ]
+
+
+def _roots_and_lengths(rates: Rates, taken: tuple[float, ...], count: int) -> tuple[Tensor, Tensor]:
+    """(n, M) what the root of the second moment is multiplied with to be unbiased, and how long a step is; the decay of
+    later steps shortens what was moved before."""
+    one, two = rates.betas
+    number = torch.arange(1, count + 1, dtype=torch.float64)[:, None]
+    at = torch.tensor(taken, dtype=torch.float64) + number
+    root = (two**number / (1 - two**at)).sqrt()
+    return root, rates.learning_rate * (1 - rates.learning_rate * rates.weight_decay) ** (count - number) / (
+        1 - one**at
+    )
+
+
+def _numbers(x: Tensor) -> Any:
+    return float(x) if len(x) == 1 else x[:, None]
 
 
 def first_moment(beta: float, steps: Any) -> tuple[Any, Any, Any]:

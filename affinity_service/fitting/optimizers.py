@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from affinity_service.config import TrainConfig
-from affinity_service.fitting.adam_strides import FEW_STEPS, first_moment, stride_moves, take
+from affinity_service.fitting.adam_strides import FEW_STEPS, each_step, first_moment, stride_moves, take
 
 # Entries of a block of one array, so few that all steps on it find it in the cache; a GPU takes whole arrays.
 _BLOCK = {"cpu": 1 << 15}
@@ -109,78 +109,37 @@ class AdamW:
         count: int = 1,
         drift: Tensor | None = None,
     ) -> None:
-        taken = moments.steps[part]
-        # Without a second moment so far nothing is known of how it goes on.
-        if count > FEW_STEPS and drift is not None and bool((taken > 0).all()):
-            self._stride(w, weights, gradient, square, moments, part, count, drift)
-        else:
-            self._steps(w, weights, gradient, square, moments, part, count, drift)
-        taken += count
-
-    def _stride(
-        self,
-        w: Tensor,
-        weights: Tensor,
-        gradient: Tensor,
-        square: Tensor,
-        moments: Moments,
-        part: slice,
-        count: int,
-        drift: Tensor,
-    ) -> None:
-        """All steps in a few passes over the weights, see ``fitting/adam_strides.py``."""
-        moves = stride_moves(self, tuple(moments.steps[part].tolist()), count)
+        taken = tuple(moments.steps[part].tolist())
+        moments.steps[part] += count
         kept, held = (1 - self.learning_rate * self.weight_decay) ** count, self.betas[1] ** count
-        of_first, of_gradient, of_drift = first_moment(self.betas[0], count)
-        for columns in _blocks(w):
-            own, fed, change = gradient[:, columns], square[:, columns], drift[:, columns]
-            first, second, moved = moments.first[part, columns], moments.second[part, columns], w[:, columns]
-            moved.mul_(kept).sub_(weights[:, columns], alpha=1 - kept)
-            take(moves, moved, (first, second), (own, fed, change))
-            first.mul_(of_first).add_(own, alpha=of_gradient).add_(change, alpha=of_drift)
-            second.mul_(held).add_(fed, alpha=1 - held)
-            own.add_(change, alpha=count)
-
-    def _steps(
-        self,
-        w: Tensor,
-        weights: Tensor,
-        gradient: Tensor,
-        square: Tensor,
-        moments: Moments,
-        part: slice,
-        count: int,
-        drift: Tensor | None,
-    ) -> None:
-        """The second moment after j steps, βʲv + (1 − βʲ)·square, is βʲ(v + (β⁻ʲ − 1)·square): numbers per subset go
-        into what is added to its root and into the length of the step, so that a step is few passes over the weights.
-        """
-        number = torch.arange(1, count + 1, dtype=torch.float64)[:, None]
-        at = moments.steps[part].double() + number
-        one, two = (1 - beta**at for beta in self.betas)
-        root = (self.betas[1] ** number / two).sqrt()
-        decay = self.learning_rate * self.weight_decay
-        length = self.learning_rate * (1 - decay) ** (count - number) / (one * root)
-        shift = self.epsilon / root
-        grown = [self.betas[1] ** -j - 1 for j in range(1, count + 1)]
-        kept, held = (1 - decay) ** count, self.betas[1] ** count
-        alone = len(w) == 1
-        # Numbers of one subset travel with the operation, those of many are columns.
-        shifts, lengths = (x[:, 0].tolist() if alone else x[:, :, None].to(w).unbind() for x in (shift, length))
+        # Without a second moment so far nothing is known of how it goes on.
+        moves = stride_moves(self, taken, count) if count > FEW_STEPS and drift is not None and all(taken) else None
+        steps = each_step(self, taken, count) if moves is None else []
         for columns in _blocks(w):
             own, fed = gradient[:, columns], square[:, columns]
             first, second, moved = moments.first[part, columns], moments.second[part, columns], w[:, columns]
+            change = None if drift is None else drift[:, columns]
             moved.mul_(kept).sub_(weights[:, columns], alpha=1 - kept)
-            for j in range(count):
+            if moves is not None and change is not None:
+                of_first, of_gradient, of_drift = first_moment(self.betas[0], count)
+                take(moves, moved, (first, second), (own, fed, change))
+                first.mul_(of_first).add_(own, alpha=of_gradient).add_(change, alpha=of_drift)
+                own.add_(change, alpha=count)
+            for grown, shift, length in steps:
                 first.lerp_(own, 1 - self.betas[0])
-                if drift is not None:
-                    own.add_(drift[:, columns])
-                denominator = torch.add(second, fed, alpha=grown[j]).sqrt_().add_(shifts[j])
-                if alone:
-                    moved.addcdiv_(first, denominator, value=-float(lengths[j]))
+                if change is not None:
+                    own.add_(change)
+                denominator = torch.add(second, fed, alpha=grown).sqrt_().add_(_on(shift, w))
+                if isinstance(length, float):
+                    moved.addcdiv_(first, denominator, value=-length)
                 else:
-                    moved.addcdiv_(first, denominator.div_(lengths[j]), value=-1)
+                    moved.addcdiv_(first, denominator.div_(_on(length, w)), value=-1)
             second.mul_(held).add_(fed, alpha=1 - held)
+
+
+def _on(number: Any, w: Tensor) -> Any:
+    """A number per subset where the weights are."""
+    return number.to(w) if isinstance(number, Tensor) else number
 
 
 @dataclass(frozen=True)

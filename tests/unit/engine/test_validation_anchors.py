@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from affinity_service.config import Config
-from affinity_service.engine.validation import anchor_tasks, validation_subsets
+from affinity_service.engine.validation import anchor_tasks, moments_of, validation_subsets
 
 
 def config(**validation) -> Config:
@@ -22,3 +22,12 @@ def test_subsets_are_built_around_anchors_in_turn():
 def test_without_anchors_or_with_as_many_as_tasks_all_count():
     assert anchor_tasks(config(), 7) == anchor_tasks(config(anchors=9), 7) == list(range(7))
     assert validation_subsets(config(anchors=7), 7) == validation_subsets(config(), 7)
+
+
+def test_the_stated_moment_is_measured_too():
+    """What is corrected and has intervals is what `predict` answers."""
+    last = Config.parse({"name": "v", "data": {"source": "yeast"}, "fits": {"stop": "last", "epochs": 15}})
+    assert moments_of(last, 15) == ["best", 2, 5, 15]
+    assert moments_of(config(), 15) == ["best", 2, 5]
+    assert moments_of(config(), 3) == ["best", 2]
+    assert moments_of(config(start="initial"), 15) == ["best"]
